@@ -1,0 +1,1 @@
+"""An open marketplace where GPU owners sell verified compute."""

@@ -1,0 +1,1 @@
+"""The language the actors speak: typed values, encodings, signatures and rules, without any I/O."""

@@ -1,0 +1,52 @@
+"""Devices: what a provider claims to have and what a job says it needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gpumarket.protocol.ids import ShortText
+from gpumarket.protocol.units import U32, U64
+
+Vendor = Literal["nvidia", "amd", "intel", "cpu"]
+"""`cpu` is the honest class of a machine that sells its processor."""
+Version = tuple[U32, U32]
+"""Major and minor, for compute capability and CUDA; (0, 0) is none."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One device of a provider as it claims it; a claim is not a proof."""
+
+    vendor: Vendor
+    model: Annotated[str, Meta(min_length=1, max_length=64)]
+    vram_bytes: U64
+    """Memory of the device itself; zero for a processor."""
+    simulated: bool
+    """True for a made-up device; refused everywhere but on the devnet chain."""
+    compute_capability: Version = (0, 0)
+    cuda: Version = (0, 0)
+    driver: ShortText = ""
+    device_id: ShortText = ""
+    """What the container engine calls it; empty for processors and simulated devices."""
+
+
+class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one task needs; every bound is a minimum unless it says otherwise."""
+
+    count: U32
+    """Devices for each task; zero means any provider will do, without a device of its own."""
+    vendor: Literal["nvidia", "amd", "intel", "any"] = "any"
+    models: tuple[str, ...] = ()
+    """Any of these models, compared without case, spaces or dashes; empty is any model."""
+    vram_bytes_min: U64 = 0
+    vram_bytes_max: U64 = 2**63 - 1
+    compute_capability_min: Version = (0, 0)
+    cuda_min: Version = (0, 0)
+    same_model: bool = True
+
+
+def normalize_model(model: str) -> str:
+    """Reduce a model name to what is compared: `RTX 4090` and `rtx-4090` are one."""
+    return "".join(character for character in model.lower() if character.isalnum())

@@ -1,0 +1,174 @@
+"""
+The job: everything a requester signs about the work, resolved and content-addressed.
+
+A job file becomes a `JobSpec` when its image and inputs are CIDs and its tasks are counted.
+The order carries the spec's content hash, so nobody can change a letter of it afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.gpu import DeviceNeed
+from gpumarket.protocol.ids import Address, Cid, Hash32, ImageDigest, ShortText
+from gpumarket.protocol.units import U32, U64, Amount, ShareInPpm
+
+SPEC_BYTES_MAX = 64 * 1024
+UNITS_MAX = 10_000
+"""Tasks in one job; more is more jobs."""
+ContainerPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*$", max_length=200)]
+DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$", max_length=32)]
+"""A non-negative decimal as text, since documents hold no floats."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The container image: where its archive is and which bytes it must be."""
+
+    archive: Cid
+    digest: ImageDigest
+    archive_bytes: U64
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content mounted read-only into every task."""
+
+    name: ShortText
+    cid: Cid
+    path: ContainerPath
+    size_bytes: U64
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The folder a task leaves its results in."""
+
+    path: ContainerPath
+    bytes_max: U64
+    pin_seconds: U64 = 0
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an input becomes tasks: task i gets items [i * size, (i + 1) * size)."""
+
+    over: ShortText
+    by: Literal["files", "lines", "index"]
+    size: Annotated[int, Meta(ge=1)]
+    items: U64
+    """How many files, lines or indexes there are, counted when the job was planned."""
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one task needs of a machine."""
+
+    devices: DeviceNeed
+    cpus: U32 = 1
+    memory_bytes: U64 = 2 * 10**9
+    disk_bytes: U64 = 10**9
+    shm_bytes: U64 = 64 * 10**6
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which providers may run the job."""
+
+    isolation: Literal["any", "runc", "gvisor"] = "any"
+    regions: tuple[ShortText, ...] = ()
+    """Country codes; empty is anywhere."""
+    reputation_min_ppm: ShareInPpm = 0
+    stake_min: Amount = Amount(0)
+    providers: tuple[Address, ...] = ()
+    excluded_providers: tuple[Address, ...] = ()
+    price_per_device_hour_max: Amount = Amount(2**63 - 1)
+    prefer: Literal["cheapest", "fastest", "most_reliable", "balanced"] = "balanced"
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When two outputs of one task count as the same."""
+
+    rule: Literal["bytes", "npy"] = "bytes"
+    files: ShortText = "*"
+    """Glob of the files the rule covers; all others are compared by bytes."""
+    rtol: DecimalText = "0"
+    atol: DecimalText = "0"
+    cosine_min: DecimalText = "0"
+
+
+class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is re-executed: enough to catch a forged share with a confidence."""
+
+    mode: Literal["none", "sample", "full"] = "sample"
+    rate_ppm: ShareInPpm = 0
+    forged_share_ppm: ShareInPpm = 50_000
+    confidence_ppm: ShareInPpm = 990_000
+    units_min: U32 = 1
+    comparison: Comparison = Comparison()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When to give up."""
+
+    queue_seconds: U64 = 1800
+    """Without a start in this time the job ends and nothing is charged."""
+    run_seconds: U64 = 3600
+    """For each task."""
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often a task may be tried again, counted for each task."""
+
+    attempts_max: U32 = 5
+    avoid_failed_providers: bool = True
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole job as it is signed."""
+
+    KIND: ClassVar[str] = "gpumarket.job.v1"
+
+    version: Literal[1] = 1
+    name: ShortText = ""
+    image: Image
+    command: tuple[ShortText, ...]
+    env: dict[ShortText, str] = {}
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    split: Split | None = None
+    units: Annotated[int, Meta(ge=1, le=UNITS_MAX)] = 1
+    """How many tasks there are; one without a split."""
+    resources: Resources
+    placement: Placement = Placement()
+    verify: VerifyPolicy = VerifyPolicy()
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    network: Literal["none"] = "none"
+
+    def compute_hash(self) -> Hash32:
+        """Return the content hash that the order signs as `jobHash`."""
+        return compute_content_hash(self)
+
+
+def compute_verify_hash(policy: VerifyPolicy) -> Hash32:
+    """Return the content hash that the order signs as `verifyHash`."""
+    return compute_content_hash(policy)
+
+
+def make_unit_env(spec: JobSpec, unit: int, *, job_id: str) -> dict[str, str]:
+    """
+    Build the environment of one task, the same for provider and verifier.
+
+    The job's own variables come first, so it cannot replace ours.
+    """
+    env = dict(spec.env)
+    env |= {
+        "GPUMARKET_JOB_ID": job_id,
+        "GPUMARKET_TASK_INDEX": str(unit),
+        "GPUMARKET_TASK_COUNT": str(spec.units),
+        "GPUMARKET_SEED": str(int.from_bytes(spec.compute_hash()[:4], "big") + unit),
+    }
+    if spec.split is not None:
+        start = unit * spec.split.size
+        env["GPUMARKET_SPLIT_START"] = str(start)
+        env["GPUMARKET_SPLIT_END"] = str(min(start + spec.split.size, spec.split.items))
+    return env

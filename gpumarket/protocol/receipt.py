@@ -1,0 +1,86 @@
+"""The receipt: what a provider says it did for one task, with the result hidden until opened."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from gpumarket.protocol.codec import encode_document
+from gpumarket.protocol.ids import Address, Cid, Hash32
+from gpumarket.protocol.signing import Document, encode_address, encode_uint, keccak256
+from gpumarket.protocol.units import U32, U64
+
+_RECEIPT_TYPE = keccak256(
+    b"Receipt(bytes32 orderHash,uint32 unit,address provider,bytes32 resultHash,"
+    b"uint64 price,uint64 finishedAt)"
+)
+_RESULT_TAG = b"gpumarket.result.v1"
+
+
+class UnitResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    One unit of work as it was done; its salted hash is committed before anybody knows the sample.
+
+    The position and the provider are inside, so a result cannot be moved or copied.
+    """
+
+    order_hash: Hash32
+    unit: U32
+    provider: Address
+    input_hash: Hash32
+    """Hash of the job hash and unit: what was asked."""
+    output: Cid
+    """The output folder on IPFS."""
+    output_bytes: U64
+    repro_class: Hash32
+    duration_ms: U64
+    salt: Hash32
+
+    def compute_hash(self) -> Hash32:
+        """Return the salted hash that a receipt carries as its result."""
+        return keccak256(_RESULT_TAG + encode_document(self))
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider's signed claim for one payment line of an order."""
+
+    order_hash: Hash32
+    unit: U32
+    provider: Address
+    result_hash: Hash32
+    price: U64
+    finished_at: U64
+
+    def compute_struct_hash(self) -> Hash32:
+        """Return the EIP-712 struct hash, which names the receipt in settlement leaves."""
+        return keccak256(
+            _RECEIPT_TYPE
+            + self.order_hash
+            + encode_uint(self.unit)
+            + encode_address(self.provider)
+            + self.result_hash
+            + encode_uint(self.price)
+            + encode_uint(self.finished_at)
+        )
+
+
+class ProviderRoot(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider's agreement to one epoch: its receipts' root, their count and their price."""
+
+    KIND: ClassVar[str] = "gpumarket.provider-root.v1"
+
+    coordinator: Address
+    epoch: U64
+    """The coordinator's own epoch number, not the chain's."""
+    provider: Address
+    root: Hash32
+    """Merkle root over the result hashes, in the order the coordinator listed them."""
+    count: U32
+    price: U64
+    duration_ms: U64
+
+
+def compute_input_hash(job_hash: Hash32, unit: int) -> Hash32:
+    """Hash what a unit was asked to do: its job and its index."""
+    return keccak256(job_hash + encode_uint(unit))

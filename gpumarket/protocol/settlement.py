@@ -1,0 +1,156 @@
+"""
+Settlement: from receipts and attestations to lanes, sums and one batch for the chain.
+
+A lane is one (requester, payee) pair. It carries the Merkle-sum root of its payment leaves,
+so the chain moves and checks totals while every single leaf stays provable by its index.
+`contracts/src/libraries/SumTree.sol` computes the same roots; `tests/vectors` holds both to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from gpumarket.protocol.attestation import Attestation
+from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.order import Order
+from gpumarket.protocol.receipt import Receipt
+from gpumarket.protocol.signing import Signed, keccak256
+from gpumarket.protocol.units import U32, U64, Amount
+
+LANES_MAX = 256
+"""The most lanes in one batch; the contract refuses more."""
+LANE_LEAVES_MAX = 2**20
+_LEAF_TAG = b"\x00"
+_NODE_TAG = b"\x01"
+_FEE_TAG = b"gpumarket.fee.v1"
+
+
+class PaymentLeaf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One payment line of one order: which line, on which evidence, how much."""
+
+    order_hash: Hash32
+    line: U32
+    evidence_hash: Hash32
+    """Struct hash of the receipt (work) or attestation (check); the tagged order (fee)."""
+    price: U64
+
+    def compute_hash(self) -> Hash32:
+        """Return the leaf hash as the contract computes it."""
+        return keccak256(
+            _LEAF_TAG
+            + self.order_hash
+            + self.line.to_bytes(4, "big")
+            + self.evidence_hash
+            + self.price.to_bytes(8, "big")
+        )
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one requester pays one payee in a batch, and the leaves behind the sum."""
+
+    requester: Address
+    payee: Address
+    leaves: tuple[PaymentLeaf, ...]
+
+    @property
+    def amount(self) -> Amount:
+        """The sum of the leaves' prices."""
+        return Amount(sum(leaf.price for leaf in self.leaves))
+
+    def compute_root(self) -> Hash32:
+        """Return the Merkle-sum root over the leaves."""
+        return compute_sum_root([(leaf.compute_hash(), leaf.price) for leaf in self.leaves])[0]
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The document behind a batch's `dataHash`: everything an auditor needs to recompute it."""
+
+    KIND: ClassVar[str] = "gpumarket.batch.v1"
+
+    coordinator: Address
+    lanes: tuple[Lane, ...]
+    orders: tuple[Signed[Order], ...]
+    receipts: tuple[Signed[Receipt], ...]
+    attestations: tuple[Signed[Attestation], ...]
+
+
+def compute_fee_evidence(order_hash: Hash32) -> Hash32:
+    """Return what stands in a fee leaf for evidence: the order itself, tagged."""
+    return keccak256(_FEE_TAG + order_hash)
+
+
+def compute_sum_root(leaves: Sequence[tuple[Hash32, int]]) -> tuple[Hash32, int]:
+    """Return the root hash and sum over (hash, amount) leaves, padded to a power of two."""
+    if not leaves:
+        raise InvalidInput("a lane has at least one leaf")
+    return _build_levels(leaves)[-1][0]
+
+
+def compute_sum_path(
+    leaves: Sequence[tuple[Hash32, int]], index: int
+) -> tuple[tuple[Hash32, int], ...]:
+    """Return the sibling (hash, sum) pairs from leaf `index` up to the root."""
+    path = []
+    for level in _build_levels(leaves)[:-1]:
+        path.append(level[index ^ 1])
+        index //= 2
+    return tuple(path)
+
+
+def has_sum_leaf(
+    root: tuple[Hash32, int],
+    leaf: tuple[Hash32, int],
+    *,
+    index: int,
+    count: int,
+    path: Sequence[tuple[Hash32, int]],
+) -> bool:
+    """Tell whether `leaf` is at `index` of the `count` leaves under (root hash, total)."""
+    if not 0 <= index < count or len(path) != (count - 1).bit_length():
+        return False
+    node = leaf
+    for sibling in path:
+        node = _join(node, sibling) if index % 2 == 0 else _join(sibling, node)
+        index //= 2
+    return node == root
+
+
+def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tuple[Lane, ...]:
+    """
+    Group (requester, payee, leaf) into lanes in one order that anybody can repeat.
+
+    Raises `InvalidInput` when a payment line appears twice: one line pays once.
+    """
+    grouped: dict[tuple[Address, Address], list[PaymentLeaf]] = {}
+    seen: set[tuple[Hash32, int]] = set()
+    for requester, payee, leaf in payments:
+        if (leaf.order_hash, leaf.line) in seen:
+            raise InvalidInput(f"line {leaf.line} of order 0x{leaf.order_hash.hex()} pays twice")
+        seen.add((leaf.order_hash, leaf.line))
+        grouped.setdefault((requester, payee), []).append(leaf)
+    return tuple(
+        Lane(
+            requester=requester,
+            payee=payee,
+            leaves=tuple(sorted(leaves, key=lambda leaf: (leaf.order_hash, leaf.line))),
+        )
+        for (requester, payee), leaves in sorted(grouped.items())
+    )
+
+
+def _build_levels(leaves: Sequence[tuple[Hash32, int]]) -> list[list[tuple[Hash32, int]]]:
+    width = 1 << (len(leaves) - 1).bit_length()
+    levels = [list(leaves) + [(ZERO_HASH, 0)] * (width - len(leaves))]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        levels.append([_join(below[i], below[i + 1]) for i in range(0, len(below), 2)])
+    return levels
+
+
+def _join(left: tuple[Hash32, int], right: tuple[Hash32, int]) -> tuple[Hash32, int]:
+    packed = left[0] + left[1].to_bytes(8, "big") + right[0] + right[1].to_bytes(8, "big")
+    return keccak256(_NODE_TAG + packed), left[1] + right[1]
