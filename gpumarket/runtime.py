@@ -89,7 +89,9 @@ class Runtime(Generic[E, F]):
         self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Recover, then serve until cancelled; an effect that raises ends the process."""
         await self._recover()
         async with trio.open_nursery() as nursery:
@@ -132,7 +134,11 @@ class Runtime(Generic[E, F]):
         while True:
             self._moved = trio.Event()
             deadline = self.state.find_next_deadline()
-            wait = IDLE_SECONDS if deadline is None else max(0, deadline - self._clock.now())
+            wait = (
+                IDLE_SECONDS
+                if deadline is None
+                else max(0, deadline - self._clock.now())
+            )
             with trio.move_on_after(wait) as timer:
                 await self._moved.wait()
             if timer.cancelled_caught and deadline is not None:

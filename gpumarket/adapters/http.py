@@ -57,7 +57,9 @@ async def serve_http(
 
     async with BlockingPortal() as portal:
         try:
-            await trio.to_thread.run_sync(lambda: asyncio.run(asyncio_main(TrioSide(portal))))
+            await trio.to_thread.run_sync(
+                lambda: asyncio.run(asyncio_main(TrioSide(portal)))
+            )
         except asyncio.CancelledError:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise

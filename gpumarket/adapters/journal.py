@@ -74,7 +74,9 @@ class SqlJournal:
 
     async def save_snapshot(self, snapshot: bytes) -> None:
         """Store the state after the last appended event and drop the events before it."""
-        await trio.to_thread.run_sync(self._save_snapshot, snapshot, limiter=self._limiter)
+        await trio.to_thread.run_sync(
+            self._save_snapshot, snapshot, limiter=self._limiter
+        )
 
     def close(self) -> None:
         """Close the database and let go of the data folder."""
@@ -88,7 +90,9 @@ class SqlJournal:
             ).first()
             after = newest.sequence if newest else 0
             rows = connection.execute(
-                sa.select(_events).where(_events.c.sequence > after).order_by(_events.c.sequence)
+                sa.select(_events)
+                .where(_events.c.sequence > after)
+                .order_by(_events.c.sequence)
             ).all()
         numbers = [row.sequence for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
@@ -110,9 +114,13 @@ class SqlJournal:
             connection.execute(
                 sa.insert(_snapshots), {"sequence": self._sequence, "body": snapshot}
             )
-            kept = sa.select(_snapshots.c.sequence).order_by(_snapshots.c.sequence.desc())
+            kept = sa.select(_snapshots.c.sequence).order_by(
+                _snapshots.c.sequence.desc()
+            )
             oldest = connection.execute(kept.limit(SNAPSHOTS_KEPT)).scalars().all()[-1]
-            connection.execute(sa.delete(_snapshots).where(_snapshots.c.sequence < oldest))
+            connection.execute(
+                sa.delete(_snapshots).where(_snapshots.c.sequence < oldest)
+            )
             connection.execute(sa.delete(_events).where(_events.c.sequence <= oldest))
 
 

@@ -1,0 +1,188 @@
+"""
+Settings as frozen values: read from one TOML file a role, unknown keys refused by name.
+
+Environment variables `GPUMARKET_<SECTION>__<KEY>` win over the file, as flags win over both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.gpu import Vendor
+from gpumarket.protocol.ids import Multiaddr, parse_address
+from gpumarket.protocol.offer import DEVNET_CHAIN_ID
+from gpumarket.protocol.signing import Domain
+
+T = TypeVar("T")
+Port = Annotated[int, Meta(ge=0, le=65535)]
+ENV_PREFIX = "GPUMARKET_"
+STORE_BYTES_MAX = 50 * 10**9
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of a configuration file."""
+
+
+class RoleSettings(_Section, frozen=True):
+    """What every role needs: where it keeps things, listens, and settles."""
+
+    data_dir: str
+    password_file: str
+    listen_port: Port = 0
+    http_port: Port = 0
+    rpc_url: str
+    chain_id: int
+    contract: str
+    coordinators: tuple[Multiaddr, ...] = ()
+    """Where a provider or verifier dials out to."""
+    store_bytes_max: int = STORE_BYTES_MAX
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def domain(self) -> Domain:
+        """The signing domain of this network."""
+        return Domain(chain_id=self.chain_id, contract=parse_address(self.contract))
+
+    @property
+    def is_devnet(self) -> bool:
+        """Whether money and devices here are play."""
+        return self.chain_id == DEVNET_CHAIN_ID
+
+
+class CoordinatorSettings(_Section, frozen=True):
+    """What a coordinator charges and how patient it is."""
+
+    fee: str = "0 USDC"
+    lost_after_seconds: int = 10
+    """How long a provider's session may be gone before its leases go elsewhere."""
+    epoch_seconds_max: int = 60
+    epoch_receipts_max: int = 256
+    check_seconds_max: int = 600
+    confirmations: int = 0
+
+
+class SimulatedDevice(_Section, frozen=True):
+    """A made-up device for the devnet; its offer says so."""
+
+    model: str
+    vram: str
+    vendor: Vendor = "nvidia"
+    compute_capability: tuple[int, int] = (8, 9)
+    cuda: tuple[int, int] = (12, 4)
+
+
+class Cheat(_Section, frozen=True):
+    """How a provider of the devnet cheats, to show that it is found; refused elsewhere."""
+
+    forge_share: Annotated[float, Meta(gt=0, le=1)]
+
+
+class ProviderSettings(_Section, frozen=True):
+    """What a provider sells and at what price."""
+
+    price_per_device_hour: str
+    region: str
+    slots: Annotated[int, Meta(ge=1, le=64)] = 1
+    memory: str = ""
+    disk: str = "20GB"
+    isolation: Literal["runc", "gvisor"] = "runc"
+    simulate: tuple[SimulatedDevice, ...] = ()
+    cheat: Cheat | None = None
+
+
+class VerifierSettings(_Section, frozen=True):
+    """What a verifier asks for one re-execution."""
+
+    price_per_check: str
+    slots: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class CoordinatorConfig(_Section, frozen=True):
+    """A coordinator's whole file."""
+
+    role: RoleSettings
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+
+
+class ProviderConfig(_Section, frozen=True):
+    """A provider node's whole file."""
+
+    role: RoleSettings
+    provider: ProviderSettings
+
+
+class VerifierConfig(_Section, frozen=True):
+    """A verifier's whole file."""
+
+    role: RoleSettings
+    verifier: VerifierSettings
+
+
+def load_config(
+    path: Path, as_type: type[T], *, env: Mapping[str, str] = os.environ
+) -> T:
+    """Read a TOML file into `as_type`; raise `InvalidInput` that names the key and the file."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"there is no configuration file {path}", code="GM-1301"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path} is not TOML: {error}", code="GM-1301") from error
+    _overlay_env(raw, env)
+    try:
+        config = msgspec.convert(raw, as_type)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"{path}: {error}",
+            code="GM-1302",
+            hints=tuple(_suggest(str(error), as_type)),
+        ) from error
+    _check_devnet_only(config)
+    return config
+
+
+def _overlay_env(raw: dict[str, Any], env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if name.startswith(ENV_PREFIX) and separator:
+            try:
+                parsed = tomllib.loads(f"value = {value}")["value"]
+            except tomllib.TOMLDecodeError:
+                parsed = value
+            raw.setdefault(section, {})[key] = parsed
+
+
+def _suggest(message: str, as_type: type) -> list[str]:
+    if "unknown field" not in message:
+        return []
+    wrong = message.split("`")[1]
+    known: list[str] = []
+    for section in msgspec.structs.fields(as_type):
+        known.append(section.name)
+        if isinstance(section.type, type) and issubclass(section.type, msgspec.Struct):
+            known += [field.name for field in msgspec.structs.fields(section.type)]
+    return [
+        f"did you mean {name}?" for name in difflib.get_close_matches(wrong, known, 1)
+    ]
+
+
+def _check_devnet_only(config: object) -> None:
+    if isinstance(config, ProviderConfig) and not config.role.is_devnet:
+        if config.provider.cheat or config.provider.simulate:
+            raise InvalidInput(
+                "simulated devices and cheats exist on the devnet only",
+                code="GM-1303",
+                why=f"this file names chain {config.role.chain_id}",
+                money="nothing was offered",
+            )
