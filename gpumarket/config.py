@@ -32,7 +32,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One table of a configuration file."""
 
 
-class RoleSettings(_Section, frozen=True):
+class RoleSettings(_Section, frozen=True, kw_only=True):
     """What every role needs: where it keeps things, listens, and settles."""
 
     data_dir: str
@@ -58,7 +58,7 @@ class RoleSettings(_Section, frozen=True):
         return self.chain_id == DEVNET_CHAIN_ID
 
 
-class CoordinatorSettings(_Section, frozen=True):
+class CoordinatorSettings(_Section, frozen=True, kw_only=True):
     """What a coordinator charges and how patient it is."""
 
     fee: str = "0 USDC"
@@ -70,7 +70,7 @@ class CoordinatorSettings(_Section, frozen=True):
     confirmations: int = 0
 
 
-class SimulatedDevice(_Section, frozen=True):
+class SimulatedDevice(_Section, frozen=True, kw_only=True):
     """A made-up device for the devnet; its offer says so."""
 
     model: str
@@ -80,13 +80,13 @@ class SimulatedDevice(_Section, frozen=True):
     cuda: tuple[int, int] = (12, 4)
 
 
-class Cheat(_Section, frozen=True):
+class Cheat(_Section, frozen=True, kw_only=True):
     """How a provider of the devnet cheats, to show that it is found; refused elsewhere."""
 
     forge_share: Annotated[float, Meta(gt=0, le=1)]
 
 
-class ProviderSettings(_Section, frozen=True):
+class ProviderSettings(_Section, frozen=True, kw_only=True):
     """What a provider sells and at what price."""
 
     price_per_device_hour: str
@@ -99,28 +99,28 @@ class ProviderSettings(_Section, frozen=True):
     cheat: Cheat | None = None
 
 
-class VerifierSettings(_Section, frozen=True):
+class VerifierSettings(_Section, frozen=True, kw_only=True):
     """What a verifier asks for one re-execution."""
 
     price_per_check: str
     slots: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
-class CoordinatorConfig(_Section, frozen=True):
+class CoordinatorConfig(_Section, frozen=True, kw_only=True):
     """A coordinator's whole file."""
 
     role: RoleSettings
     coordinator: CoordinatorSettings = CoordinatorSettings()
 
 
-class ProviderConfig(_Section, frozen=True):
+class ProviderConfig(_Section, frozen=True, kw_only=True):
     """A provider node's whole file."""
 
     role: RoleSettings
     provider: ProviderSettings
 
 
-class VerifierConfig(_Section, frozen=True):
+class VerifierConfig(_Section, frozen=True, kw_only=True):
     """A verifier's whole file."""
 
     role: RoleSettings
@@ -178,11 +178,12 @@ def _suggest(message: str, as_type: type) -> list[str]:
 
 
 def _check_devnet_only(config: object) -> None:
-    if isinstance(config, ProviderConfig) and not config.role.is_devnet:
-        if config.provider.cheat or config.provider.simulate:
-            raise InvalidInput(
-                "simulated devices and cheats exist on the devnet only",
-                code="GM-1303",
-                why=f"this file names chain {config.role.chain_id}",
-                money="nothing was offered",
-            )
+    if not isinstance(config, ProviderConfig) or config.role.is_devnet:
+        return
+    if config.provider.cheat or config.provider.simulate:
+        raise InvalidInput(
+            "simulated devices and cheats exist on the devnet only",
+            code="GM-1303",
+            why=f"this file names chain {config.role.chain_id}",
+            money="nothing was offered",
+        )

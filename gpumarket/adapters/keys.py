@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import eth_keyfile
+from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 from nacl.public import PrivateKey as SealingKey
 
 from gpumarket.protocol.errors import InvalidInput
@@ -74,7 +74,7 @@ def load_identity(data_dir: Path, *, password: str) -> Identity:
 
 def write_keystore(path: Path, secret: bytes, *, password: str) -> Address:
     """Write a version 3 keystore that geth and foundry read, then prove that it opens."""
-    document = eth_keyfile.create_keyfile_json(secret, password.encode(), kdf="scrypt")
+    document = create_keyfile_json(secret, password.encode(), kdf="scrypt")
     _write_new(path, json.dumps(document).encode())
     return PrivateKey(read_keystore(path, password=password)).address
 
@@ -83,9 +83,7 @@ def read_keystore(path: Path, *, password: str) -> bytes:
     """Open a version 3 keystore and return its secret."""
     raw = _read_private(path)
     try:
-        return bytes(
-            eth_keyfile.decode_keyfile_json(json.loads(raw), password.encode())
-        )
+        return bytes(decode_keyfile_json(json.loads(raw), password.encode()))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"the keystore {path} does not open",

@@ -1,0 +1,481 @@
+"""
+The chain: reads, transactions and facts of one settlement contract, through web3 in threads.
+
+Every write returns only when it is mined and succeeded. A revert becomes
+`BrokenPrecondition` with the contract's own error name; silence becomes `ChainError`, after
+which the caller must look at the chain before it tries again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from typing import Any, TypeVar
+
+import trio
+from eth_account import Account
+from web3 import Web3
+from web3.exceptions import (
+    ContractCustomError,
+    ContractLogicError,
+    TimeExhausted,
+    Web3Exception,
+)
+from web3.types import RPCEndpoint, TxReceipt
+
+from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInput
+from gpumarket.protocol.header import encode_header
+from gpumarket.protocol.ids import Address, Hash32, format_hex
+from gpumarket.protocol.settlement import Lane
+from gpumarket.protocol.signing import keccak256
+from gpumarket.protocol.units import Amount
+
+THREADS_MAX = 4
+REQUEST_SECONDS = 10
+MINED_SECONDS = 60
+POLL_SECONDS = 0.2
+EVENTS_BLOCKS_MAX = 5_000
+"""Blocks in one log query."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TxOutcome:
+    """A mined transaction that succeeded."""
+
+    tx_hash: Hash32
+    block: int
+    gas_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFact:
+    """One event of the contract as the chain holds it."""
+
+    name: str
+    args: dict[str, Any]
+    """Addresses and hashes as bytes, numbers as int."""
+    block: int
+    log_index: int
+    tx_hash: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A committed root and, once fixed, its seed."""
+
+    root: Hash32
+    nonce_hash: Hash32
+    seed: Hash32
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The contract's immutable parameters: seconds, except those that say blocks."""
+
+    token: Address
+    epoch: int
+    exit_delay: int
+    seed_delay_blocks: int
+    nonce_timeout_blocks: int
+    min_bond: Amount
+    min_stake: Amount
+
+
+def load_artifact(name: str) -> dict[str, Any]:
+    """Return the committed ABI and bytecode of a contract."""
+    path = resources.files("gpumarket.adapters") / "abi" / f"{name}.json"
+    artifact: dict[str, Any] = json.loads(path.read_text())
+    return artifact
+
+
+def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], bytes]:
+    """Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane."""
+    requesters = sorted({lane.requester for lane in lanes})
+    payees = sorted({lane.payee for lane in lanes})
+    packed = b"".join(
+        requesters.index(lane.requester).to_bytes(2, "big")
+        + payees.index(lane.payee).to_bytes(2, "big")
+        + len(lane.leaves).to_bytes(4, "big")
+        + lane.amount.to_bytes(8, "big")
+        + lane.compute_root()
+        for lane in lanes
+    )
+    return requesters, payees, packed
+
+
+async def deploy_devnet(rpc_url: str, config: Sequence[int]) -> tuple[Address, Address]:
+    """
+    Deploy the play token and a settlement contract from the dev chain's own funded account.
+
+    `config` is the contract's `Config` without the token, in order. Returns (token, contract).
+    """
+
+    def deploy() -> tuple[Address, Address]:
+        web3 = Web3(
+            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
+        )
+        sender = web3.eth.accounts[0]
+
+        def create(name: str, *args: object) -> str:
+            artifact = load_artifact(name)
+            factory = web3.eth.contract(
+                abi=artifact["abi"], bytecode=artifact["bytecode"]
+            )
+            tx_hash = factory.constructor(*args).transact({"from": sender})
+            receipt = web3.eth.wait_for_transaction_receipt(
+                tx_hash, timeout=MINED_SECONDS
+            )
+            return str(receipt["contractAddress"])
+
+        token = create("TestToken")
+        return _to_bytes(token), _to_bytes(create("Settlement", (token, *config)))
+
+    return await trio.to_thread.run_sync(deploy)
+
+
+async def fund_devnet(rpc_url: str, account: Address, wei: int) -> None:
+    """Give an account gas on the dev chain, where balances can be set."""
+
+    def fund() -> None:
+        web3 = Web3(
+            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
+        )
+        method = RPCEndpoint("anvil_setBalance")
+        web3.provider.make_request(method, [_address(account), hex(wei)])
+
+    await trio.to_thread.run_sync(fund)
+
+
+class Chain:
+    """One settlement contract seen through one RPC endpoint, with an optional signing key."""
+
+    def __init__(
+        self, *, rpc_url: str, contract: Address, secret: bytes | None = None
+    ) -> None:
+        self._web3 = Web3(
+            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
+        )
+        self._rpc_url = rpc_url
+        self._abi = load_artifact("Settlement")["abi"]
+        self._contract = self._web3.eth.contract(
+            address=Web3.to_checksum_address(contract), abi=self._abi
+        )
+        self._errors = _index_errors(self._abi)
+        self._account = Account.from_key(secret) if secret else None
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        # One transaction at a time, so that nonces follow each other without gaps.
+        self._sending = trio.Lock()
+
+    async def check_network(self, expected_chain_id: int) -> None:
+        """Raise `InvalidInput` unless this is the expected chain and the contract is there."""
+        actual = await self._read(lambda: self._web3.eth.chain_id)
+        if actual != expected_chain_id:
+            raise InvalidInput(
+                f"wrong network: chain {expected_chain_id} is configured, the RPC is {actual}",
+                code="GM-3020",
+                money="nothing was signed",
+            )
+        code = await self._read(lambda: self._web3.eth.get_code(self._contract.address))
+        if not code:
+            raise InvalidInput(
+                f"there is no contract at {self._contract.address}",
+                code="GM-3021",
+                money="nothing was signed",
+            )
+
+    # ---- reading ---------------------------------------------------------------------------
+
+    async def head(self) -> tuple[int, int]:
+        """Return the newest block's number and time (unix seconds)."""
+        block = await self._read(lambda: self._web3.eth.get_block("latest"))
+        return int(block["number"]), int(block["timestamp"])
+
+    async def read_rules(self) -> Rules:
+        """Return the contract's parameters."""
+        call = self._call
+        return Rules(
+            token=_to_bytes(await call("TOKEN")),
+            epoch=await call("EPOCH"),
+            exit_delay=await call("EXIT_DELAY"),
+            seed_delay_blocks=await call("SEED_DELAY"),
+            nonce_timeout_blocks=await call("NONCE_TIMEOUT"),
+            min_bond=Amount(await call("MIN_BOND")),
+            min_stake=Amount(await call("MIN_STAKE")),
+        )
+
+    async def read_escrow(self, requester: Address) -> Amount:
+        """Return what a requester holds in escrow, without what it has asked to withdraw."""
+        account = await self._call("requesterOf", _address(requester))
+        return Amount(int(account[0]) - int(account[1]))
+
+    async def read_bond(self, coordinator: Address) -> Amount:
+        """Return a coordinator's bond, without what is being unbonded."""
+        account = await self._call("coordinatorOf", _address(coordinator))
+        return Amount(int(account[0]) - int(account[1]))
+
+    async def read_stake(self, operator: Address) -> Amount:
+        """Return an operator's stake, without what is being unstaked."""
+        account = await self._call("operatorOf", _address(operator))
+        return Amount(int(account[3]) - int(account[4]))
+
+    async def read_credit(self, payee: Address) -> tuple[Amount, Amount]:
+        """Return a payee's claimable and still maturing credit."""
+        account = await self._call("payeeOf", _address(payee))
+        return Amount(int(account[0])), Amount(int(account[1]) + int(account[2]))
+
+    async def read_payout(self, payee: Address) -> Address:
+        """Return where a payee's claims go."""
+        return _to_bytes(await self._call("payoutOf", _address(payee)))
+
+    async def read_token_balance(self, account: Address) -> Amount:
+        """Return the token balance of any account."""
+        token = await self._token()
+        return Amount(
+            await self._read(token.functions.balanceOf(_address(account)).call)
+        )
+
+    async def read_commitment(
+        self, committer: Address, sequence: int
+    ) -> Commitment | None:
+        """Return a commitment, or None where there is none."""
+        found = await self._call("commitmentOf", _address(committer), sequence)
+        root, nonce_hash, seed, block = found
+        if block == 0:
+            return None
+        return Commitment(bytes(root), bytes(nonce_hash), bytes(seed), int(block))
+
+    async def read_header(self, number: int) -> bytes:
+        """Return the RLP of a block's header, checked against the block's hash."""
+        block = await self._read(lambda: self._raw_block(number))
+        header = encode_header(block)
+        if format_hex(keccak256(header)) != block["hash"]:
+            raise ChainError(
+                f"the header of block {number} does not hash to its block hash"
+            )
+        return header
+
+    async def read_facts(
+        self, from_block: int, to_block: int | None = None
+    ) -> list[ChainFact]:
+        """Return the contract's events in order, from `from_block` to `to_block` or the head."""
+        last = (await self.head())[0] if to_block is None else to_block
+        facts: list[ChainFact] = []
+        for start in range(from_block, last + 1, EVENTS_BLOCKS_MAX):
+            end = min(start + EVENTS_BLOCKS_MAX - 1, last)
+            facts += await self._read(partial(self._read_logs, start, end))
+        return facts
+
+    # ---- writing ---------------------------------------------------------------------------
+
+    async def approve(self, amount: int) -> TxOutcome:
+        """Let the contract take exactly `amount` of the signer's tokens."""
+        token = await self._token()
+        return await self._send(token.functions.approve(self._contract.address, amount))
+
+    async def mint_test_token(self, to: Address, amount: int) -> TxOutcome:
+        """Mint play money; works with the devnet's token only."""
+        token = await self._token()
+        return await self._send(token.functions.mint(_address(to), amount))
+
+    async def deposit(self, amount: int) -> TxOutcome:
+        """Approve and move `amount` into the signer's escrow."""
+        await self.approve(amount)
+        return await self._transact("deposit", amount)
+
+    async def request_withdraw(self, amount: int) -> TxOutcome:
+        """Ask for escrow back; the exit delay starts."""
+        return await self._transact("requestWithdraw", amount)
+
+    async def withdraw(self) -> TxOutcome:
+        """Take the escrow asked for, after the exit delay."""
+        return await self._transact("withdraw")
+
+    async def bond(self, amount: int) -> TxOutcome:
+        """Approve and add to the signer's coordinator bond."""
+        await self.approve(amount)
+        return await self._transact("bond", amount)
+
+    async def stake_provider(
+        self, amount: int, payout: Address, peer_id: str
+    ) -> TxOutcome:
+        """Approve and register the signer as a provider with a cold payout address."""
+        await self.approve(amount)
+        hashed = keccak256(peer_id.encode())
+        return await self._transact("stakeProvider", amount, _address(payout), hashed)
+
+    async def stake_verifier(
+        self, amount: int, payout: Address, peer_id: str
+    ) -> TxOutcome:
+        """Approve and register the signer as a verifier with a cold payout address."""
+        await self.approve(amount)
+        hashed = keccak256(peer_id.encode())
+        return await self._transact("stakeVerifier", amount, _address(payout), hashed)
+
+    async def commit(
+        self, root: Hash32, nonce_hash: Hash32, data_hash: Hash32
+    ) -> TxOutcome:
+        """Commit to a root of finished work."""
+        return await self._transact("commit", root, nonce_hash, data_hash)
+
+    async def fix_seed(
+        self, committer: Address, sequence: int, *, header: bytes, nonces: bytes
+    ) -> TxOutcome:
+        """Fix a commitment's seed from its block's header and the committed nonces."""
+        return await self._transact(
+            "fixSeed", _address(committer), sequence, header, nonces
+        )
+
+    async def post_batch(self, data_hash: Hash32, lanes: Sequence[Lane]) -> TxOutcome:
+        """Settle lanes: escrow down, credits up."""
+        requesters, payees, packed = pack_lanes(lanes)
+        return await self._transact(
+            "postBatch",
+            data_hash,
+            [_address(account) for account in requesters],
+            [_address(account) for account in payees],
+            packed,
+        )
+
+    async def claim(self, payee: Address) -> TxOutcome:
+        """Pay a payee's matured credit to its payout address."""
+        return await self._transact("claim", _address(payee))
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    async def _call(self, name: str, *args: object) -> Any:
+        return await self._read(self._contract.functions[name](*args).call)
+
+    async def _token(self) -> Any:
+        address = await self._call("TOKEN")
+        return self._web3.eth.contract(
+            address=address, abi=load_artifact("TestToken")["abi"]
+        )
+
+    async def _transact(self, name: str, *args: object) -> TxOutcome:
+        return await self._send(self._contract.functions[name](*args))
+
+    async def _read(self, fn: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(self._guard, fn, limiter=self._limiter)
+
+    async def _send(self, function: Any) -> TxOutcome:
+        async with self._sending:
+            receipt = await self._read(lambda: self._send_and_wait(function))
+        return TxOutcome(
+            tx_hash=bytes(receipt["transactionHash"]),
+            block=int(receipt["blockNumber"]),
+            gas_used=int(receipt["gasUsed"]),
+        )
+
+    def _send_and_wait(self, function: Any) -> TxReceipt:
+        if self._account is None:
+            raise InvalidInput(
+                "this chain connection has no signing key", code="GM-3101"
+            )
+        eth = self._web3.eth
+        sender = self._account.address
+        transaction = function.build_transaction(
+            {"from": sender, "nonce": eth.get_transaction_count(sender, "pending")}
+        )
+        signed = self._account.sign_transaction(transaction)
+        tx_hash = eth.send_raw_transaction(signed.raw_transaction)
+        receipt = eth.wait_for_transaction_receipt(
+            tx_hash, timeout=MINED_SECONDS, poll_latency=POLL_SECONDS
+        )
+        if receipt["status"] != 1:
+            raise BrokenPrecondition(
+                f"transaction {format_hex(bytes(tx_hash))} reverted"
+            )
+        return receipt
+
+    def _raw_block(self, number: int) -> dict[str, Any]:
+        method = RPCEndpoint("eth_getBlockByNumber")
+        response = self._web3.provider.make_request(method, [hex(number), False])
+        if not response.get("result"):
+            raise ChainError(f"the RPC does not know block {number}", code="GM-3002")
+        block: dict[str, Any] = response["result"]
+        return block
+
+    def _read_logs(self, start: int, end: int) -> list[ChainFact]:
+        logs = self._web3.eth.get_logs(
+            {"address": self._contract.address, "fromBlock": start, "toBlock": end}
+        )
+        events = {
+            keccak256(_signature_of(entry).encode()): entry["name"]
+            for entry in self._abi
+            if entry["type"] == "event"
+        }
+        facts = []
+        for entry in logs:
+            name = events[bytes(entry["topics"][0])]
+            decoded = self._contract.events[name]().process_log(entry)
+            facts.append(
+                ChainFact(
+                    name=name,
+                    args={
+                        key: _to_plain(value) for key, value in decoded["args"].items()
+                    },
+                    block=int(entry["blockNumber"]),
+                    log_index=int(entry["logIndex"]),
+                    tx_hash=bytes(entry["transactionHash"]),
+                )
+            )
+        return facts
+
+    def _guard(self, fn: Callable[[], T]) -> T:
+        try:
+            return fn()
+        except ContractCustomError as error:
+            name = self._errors.get(str(error.data)[:10], str(error.data)[:10])
+            raise BrokenPrecondition(
+                f"the contract refuses: {name}",
+                why=f"revert data {str(error.data)[:200]}",
+                money="nothing was moved",
+            ) from error
+        except ContractLogicError as error:
+            raise BrokenPrecondition(
+                f"the contract refuses: {error}", money="nothing was moved"
+            ) from error
+        except TimeExhausted as error:
+            raise ChainError(
+                f"a transaction was not mined in {MINED_SECONDS} s", code="GM-3003"
+            ) from error
+        except (Web3Exception, OSError, ValueError) as error:
+            raise ChainError(
+                f"the chain at {self._rpc_url} cannot be asked",
+                why=str(error)[:300],
+                money="unchanged",
+            ) from error
+
+
+def _index_errors(abi: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
+        format_hex(keccak256(_signature_of(entry).encode())[:4]): _signature_of(entry)
+        for entry in abi
+        if entry["type"] == "error"
+    }
+
+
+def _signature_of(entry: dict[str, Any]) -> str:
+    return f"{entry['name']}({','.join(item['type'] for item in entry['inputs'])})"
+
+
+def _address(value: Address) -> str:
+    return Web3.to_checksum_address(value)
+
+
+def _to_bytes(address: str) -> Address:
+    return bytes.fromhex(address[2:])
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("0x") and len(value) == 42:
+        return _to_bytes(value)
+    if isinstance(value, list | tuple):
+        return [_to_plain(item) for item in value]
+    return bytes(value) if isinstance(value, bytes) else value
