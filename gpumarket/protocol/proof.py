@@ -16,6 +16,7 @@ from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.merkle import compute_root
+from gpumarket.protocol.offer import VerifierCard
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.protocol.settlement import Lane
@@ -40,6 +41,8 @@ class EpochDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     coordinator: Address
     epoch: U64
     work: tuple[ProviderWork, ...]
+    verifiers: tuple[Signed[VerifierCard], ...] = ()
+    """Those connected at commitment, by address: the draw of verifiers is among these."""
 
 
 class CheckProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,145 @@
+"""
+Everything a coordinator can decide to do, as orders to `perform.py`.
+
+An effect may be performed twice or after it has become pointless (`ProcessStarted` asks again
+for all that is outstanding), so performing one must be harmless the second time: look whether
+it was done, then do it. Each says which event answers it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr
+from gpumarket.protocol.lease import LeaseOffer
+from gpumarket.protocol.messages import Message
+from gpumarket.protocol.proof import EpochDocument
+from gpumarket.protocol.settlement import Batch
+from gpumarket.protocol.units import U32, U64
+
+
+class _Effect(msgspec.Struct, frozen=True, kw_only=True, tag_field="effect", tag=True):
+    """Something to be done."""
+
+
+# ---- peers ---------------------------------------------------------------------------------
+
+
+class SendMessage(_Effect, frozen=True, kw_only=True):
+    """
+    Send a message to a connected peer; drop it where there is no session.
+
+    Nothing answers: what matters is sent again when the peer joins again.
+    """
+
+    recipient: Address
+    message: Message
+
+
+class ProposeLease(_Effect, frozen=True, kw_only=True):
+    """Sign the lease and send it as `LeaseProposed`, like any message."""
+
+    lease: LeaseOffer
+
+
+class CloseSession(_Effect, frozen=True, kw_only=True):
+    """
+    End the session of a peer that broke the protocol, and count it.
+
+    `ProviderLeft` or `VerifierLeft` follows from the session itself.
+    """
+
+    peer: Address
+    session: U64
+    """Zero is whatever session the peer has now."""
+    code: str
+    text: str
+
+
+# ---- the chain -----------------------------------------------------------------------------
+
+
+class DrawNonce(_Effect, frozen=True, kw_only=True):
+    """Draw 32 secret random bytes for an epoch: `NonceDrawn`."""
+
+    epoch: U64
+
+
+class CommitEpoch(_Effect, frozen=True, kw_only=True):
+    """
+    Put the document into the content store, then its root on chain.
+
+    Look first for a commitment of ours with this root: `EpochCommitted`, or `ChainRefused`.
+    """
+
+    epoch: U64
+    root: Hash32
+    nonce_hash: Hash32
+    document: EpochDocument
+
+
+class FixSeed(_Effect, frozen=True, kw_only=True):
+    """
+    Wait for block + SEED_DELAY, then fix the seed from that block's header and the nonces.
+
+    Somebody may have done it first: `SeedFixed`, or `ChainRefused`.
+    """
+
+    epoch: U64
+    sequence: U64
+    block: U64
+    """The block of the commitment."""
+    nonces: bytes
+
+
+class PostBatch(_Effect, frozen=True, kw_only=True):
+    """
+    Put the batch into the content store, then post it on chain.
+
+    Look first for a batch of ours with this data hash: `BatchPosted`, or `ChainRefused`.
+    """
+
+    order_hash: Hash32
+    part: U32
+    batch: Batch
+
+
+class ReadEscrow(_Effect, frozen=True, kw_only=True):
+    """Ask the chain for a requester's escrow: `EscrowSeen`, or nothing where it cannot be had."""
+
+    requester: Address
+
+
+# ---- content -------------------------------------------------------------------------------
+
+
+class FetchOutput(_Effect, frozen=True, kw_only=True):
+    """Fetch an opened output into our own store: `OutputFetched` or `OutputMissing`."""
+
+    lease_id: Hash32
+    order_hash: Hash32
+    unit: U32
+    cid: Cid
+    bytes_max: U64
+    provider: Address
+    sources: tuple[Multiaddr, ...]
+
+
+class PublishDocument(_Effect, frozen=True, kw_only=True):
+    """Put a DAG-CBOR document into the content store, so that an auditor can find it."""
+
+    data: bytes
+
+
+Effect = (
+    SendMessage
+    | ProposeLease
+    | CloseSession
+    | DrawNonce
+    | CommitEpoch
+    | FixSeed
+    | PostBatch
+    | ReadEscrow
+    | FetchOutput
+    | PublishDocument
+)

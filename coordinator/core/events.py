@@ -1,0 +1,258 @@
+"""
+Everything that can happen to a coordinator, in the past tense.
+
+The runtime journals each event before it is decided and replays them after a crash, so an
+event holds all that `decide` may need: the time, what the chain said, any randomness. Whoever
+posts an event has looked at its form only; `decide` checks every signature inside it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from gpumarket.protocol import messages
+from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
+from gpumarket.protocol.job import JobSpec
+from gpumarket.protocol.offer import Offer, VerifierCard
+from gpumarket.protocol.order import Order
+from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.units import U32, U64, Amount, Timestamp
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
+    """Something that happened; `VOLATILE` ones are not journaled and change display only."""
+
+    VOLATILE: ClassVar[bool] = False
+
+    at: Timestamp
+    """When it happened by the coordinator's clock; a clock that goes back is held still."""
+
+
+# ---- the process ---------------------------------------------------------------------------
+
+
+class ProcessStarted(_Event, frozen=True, kw_only=True):
+    """The process is up and its journal replayed: every session is gone, effects may be lost."""
+
+    sources: tuple[Multiaddr, ...] = ()
+    """Where this process serves content: given to providers and verifiers."""
+
+
+class TimePassed(_Event, frozen=True, kw_only=True):
+    """The time that `find_next_deadline` asked for has come."""
+
+
+# ---- requesters ----------------------------------------------------------------------------
+
+
+class JobSubmitted(_Event, frozen=True, kw_only=True):
+    """
+    A requester sent an order and its job.
+
+    Post it, then look for the job under the order's hash; where there is none, calling
+    `admission.check_submission` on the same event raises the reason.
+    """
+
+    order: Signed[Order]
+    spec: JobSpec
+    idempotency_key: ShortText
+    """Repeats the first answer for a repeated request; empty is none."""
+    wait_for_capacity_seconds: U32 = 0
+    """How long to wait where no provider fits at all; zero refuses at once."""
+    escrow_balance: Amount
+    """The requester's escrow on chain, less what it asked to withdraw."""
+    escrow_block: U64
+    """The block at which the balance was read."""
+
+
+class JobCancelled(_Event, frozen=True, kw_only=True):
+    """The requester wants no more of a job; work already finished is still checked and paid."""
+
+    order_hash: Hash32
+
+
+class EscrowSeen(_Event, frozen=True, kw_only=True):
+    """The chain was asked for a requester's escrow: too little of it stops new leases."""
+
+    requester: Address
+    balance: Amount
+    block: U64
+
+
+# ---- sessions ------------------------------------------------------------------------------
+
+
+class ProviderJoined(_Event, frozen=True, kw_only=True):
+    """A provider said hello: first in a session, and again whenever its offer changes."""
+
+    sender: Address
+    """Who signed the envelope."""
+    session: U64
+    """The process's number of the session, from 1 and rising; it tells old ones from new."""
+    offer: Signed[Offer]
+    running: tuple[Hash32, ...]
+    """Leases the provider still works on or has receipts for; complete in a new session."""
+    stake: Amount
+    """Stake on chain, less what is being unstaked."""
+
+
+class ProviderLeft(_Event, frozen=True, kw_only=True):
+    """A provider's session ended; it has a grace before its leases go to others."""
+
+    provider: Address
+    session: U64
+
+
+class VerifierJoined(_Event, frozen=True, kw_only=True):
+    """A verifier said hello: first in a session, and again whenever its card changes."""
+
+    sender: Address
+    session: U64
+    card: Signed[VerifierCard]
+    stake: Amount
+
+
+class VerifierLeft(_Event, frozen=True, kw_only=True):
+    """A verifier's session ended; it has a grace before its checks go to others."""
+
+    verifier: Address
+    session: U64
+
+
+PeerMessage = (
+    messages.LeaseAccepted
+    | messages.Declined
+    | messages.UnitFinished
+    | messages.UnitFailed
+    | messages.RootSigned
+    | messages.CheckSealed
+    | messages.ResultsOpened
+    | messages.CheckDone
+)
+"""What providers and verifiers may say after their hello, besides progress."""
+
+
+class MessageReceived(_Event, frozen=True, kw_only=True):
+    """A peer said something; the envelope's signature, recipient and sequence were checked."""
+
+    sender: Address
+    message: PeerMessage
+
+
+class ProgressReported(_Event, frozen=True, kw_only=True):
+    """A provider said where a unit stands: shown to people, lost in a crash."""
+
+    VOLATILE: ClassVar[bool] = True
+
+    sender: Address
+    progress: messages.LeaseProgress
+
+
+# ---- the chain -----------------------------------------------------------------------------
+
+
+class NonceDrawn(_Event, frozen=True, kw_only=True):
+    """The runtime drew the secret that goes into an epoch's seed."""
+
+    epoch: U64
+    nonce: Hash32
+
+
+class EpochCommitted(_Event, frozen=True, kw_only=True):
+    """The epoch's root is on chain and its document in the content store."""
+
+    epoch: U64
+    sequence: U64
+    """The chain's number of this commitment, counted for this coordinator."""
+    block: U64
+    block_hash: Hash32
+    tx: Hash32
+
+
+class SeedFixed(_Event, frozen=True, kw_only=True):
+    """The chain has the seed of a commitment; nobody knew it before."""
+
+    epoch: U64
+    seed: Hash32
+    mix_hash: Hash32
+    block: U64
+    """B*, the block whose mixHash went into the seed."""
+    header_rlp: bytes
+    tx: Hash32
+
+
+class BatchPosted(_Event, frozen=True, kw_only=True):
+    """A batch of a job moved its money, and its document is in the content store."""
+
+    order_hash: Hash32
+    part: U32
+    """Which batch of the job; nearly every job has one, numbered 0."""
+    sequence: U64
+    """The chain's number of this batch, counted for this coordinator."""
+    block: U64
+    tx: Hash32
+
+
+ChainCall = Literal["commit", "seed", "batch"]
+
+
+class ChainRefused(_Event, frozen=True, kw_only=True):
+    """A call did not come through: it will be tried again unless it can never succeed."""
+
+    call: ChainCall
+    epoch: U64 = 0
+    """For `commit` and `seed`."""
+    order_hash: Hash32 = bytes(32)
+    """For `batch`, with `part`."""
+    part: U32 = 0
+    is_final: bool
+    """True where the contract would refuse the same call again (`BrokenPrecondition`)."""
+    code: ShortText
+    text: str
+
+
+# ---- content -------------------------------------------------------------------------------
+
+
+class OutputFetched(_Event, frozen=True, kw_only=True):
+    """An opened output is in our own store, every block checked."""
+
+    lease_id: Hash32
+    cid: Cid
+    size_bytes: U64
+
+
+class OutputMissing(_Event, frozen=True, kw_only=True):
+    """An opened output could not be had, or is larger than it may be."""
+
+    lease_id: Hash32
+    cid: Cid
+    code: ShortText
+    text: str
+
+
+Event = (
+    ProcessStarted
+    | TimePassed
+    | JobSubmitted
+    | JobCancelled
+    | EscrowSeen
+    | ProviderJoined
+    | ProviderLeft
+    | VerifierJoined
+    | VerifierLeft
+    | MessageReceived
+    | ProgressReported
+    | NonceDrawn
+    | EpochCommitted
+    | SeedFixed
+    | BatchPosted
+    | ChainRefused
+    | OutputFetched
+    | OutputMissing
+)
+
+EVENT: Any = Event
+"""The union as msgspec and the runtime take it; mypy has no type for one."""
