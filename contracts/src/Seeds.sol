@@ -35,10 +35,7 @@ abstract contract Seeds is ISeeds {
 
     /* CONSTRUCTOR */
 
-    constructor(
-        uint64 seedDelay,
-        uint64 nonceTimeout
-    ) {
+    constructor(uint64 seedDelay, uint64 nonceTimeout) {
         // With no delay the committer would know the seed's block; a delay or timeout beyond the
         // window would leave no block in which the seed can be fixed.
         if (seedDelay == 0) revert ErrorsLib.BadConfig("seedDelay", 1, seedDelay);
@@ -55,11 +52,10 @@ abstract contract Seeds is ISeeds {
     /* ACTIONS */
 
     /// @inheritdoc ISeeds
-    function commit(
-        bytes32 root,
-        bytes32 nonceHash,
-        bytes32 dataHash
-    ) external returns (uint64 seq) {
+    function commit(bytes32 root, bytes32 nonceHash, bytes32 dataHash)
+        external
+        returns (uint64 seq)
+    {
         seq = _commitCount[msg.sender]++;
         _commitments[msg.sender][seq] = Commitment({
             root: root, nonceHash: nonceHash, seed: 0, blockNumber: uint64(block.number)
@@ -68,12 +64,10 @@ abstract contract Seeds is ISeeds {
     }
 
     /// @inheritdoc ISeeds
-    function fixSeed(
-        address committer,
-        uint64 seq,
-        bytes calldata headerRLP,
-        bytes calldata nonces
-    ) external returns (bytes32 seed) {
+    function fixSeed(address committer, uint64 seq, bytes calldata headerRLP, bytes calldata nonces)
+        external
+        returns (bytes32 seed)
+    {
         Commitment storage commitment = _commitments[committer][seq];
         if (commitment.blockNumber == 0) revert ErrorsLib.UnknownCommitment(committer, seq);
         if (commitment.seed != 0) revert ErrorsLib.SeedAlreadyFixed(commitment.seed);
@@ -94,17 +88,12 @@ abstract contract Seeds is ISeeds {
     /* VIEWS */
 
     /// @inheritdoc ISeeds
-    function commitmentOf(
-        address committer,
-        uint64 seq
-    ) external view returns (Commitment memory) {
+    function commitmentOf(address committer, uint64 seq) external view returns (Commitment memory) {
         return _commitments[committer][seq];
     }
 
     /// @inheritdoc ISeeds
-    function commitCountOf(
-        address committer
-    ) external view returns (uint64) {
+    function commitCountOf(address committer) external view returns (uint64) {
         return _commitCount[committer];
     }
 
@@ -112,10 +101,7 @@ abstract contract Seeds is ISeeds {
 
     /// @dev Reverts unless `headerHash` is the hash of block `number`, which must be past and in
     /// reach.
-    function _checkHeader(
-        uint256 number,
-        bytes32 headerHash
-    ) private view {
+    function _checkHeader(uint256 number, bytes32 headerHash) private view {
         // A block's hash exists only from the next block on.
         if (block.number <= number) {
             revert ErrorsLib.SeedBlockNotReached(number + 1, block.number);
@@ -132,9 +118,7 @@ abstract contract Seeds is ISeeds {
     }
 
     /// @dev Block hash by EIP-2935, or zero where the history contract has none.
-    function _historyHash(
-        uint256 number
-    ) private view returns (bytes32) {
+    function _historyHash(uint256 number) private view returns (bytes32) {
         (bool ok, bytes memory answer) = HISTORY.staticcall(abi.encode(number));
         return ok && answer.length == 32 ? bytes32(answer) : bytes32(0);
     }
@@ -142,12 +126,10 @@ abstract contract Seeds is ISeeds {
     /// @dev Nonces that do not open the commitment pass only if there are none and it is late: so
     /// whoever holds them back has no veto, only a choice between two seeds neither of which was
     /// known at commitment.
-    function _checkNoncesWaived(
-        uint256 seedBlock,
-        bytes32 expected,
-        bytes32 actual,
-        uint256 length
-    ) private view {
+    function _checkNoncesWaived(uint256 seedBlock, bytes32 expected, bytes32 actual, uint256 length)
+        private
+        view
+    {
         if (length != 0) revert ErrorsLib.WrongNonces(expected, actual);
         uint256 earliest = seedBlock + NONCE_TIMEOUT + 1;
         if (block.number < earliest) {

@@ -59,9 +59,10 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
 
     /* CONSTRUCTOR */
 
-    constructor(
-        Config memory config
-    ) Seeds(config.seedDelay, config.nonceTimeout) EIP712("gpumarket", "1") {
+    constructor(Config memory config)
+        Seeds(config.seedDelay, config.nonceTimeout)
+        EIP712("gpumarket", "1")
+    {
         _checkConfig(config);
         TOKEN = config.token;
         EPOCH = config.epoch;
@@ -76,20 +77,15 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     /* REQUESTER */
 
     /// @inheritdoc ISettlement
-    function deposit(
-        uint256 amount
-    ) external nonReentrant {
+    function deposit(uint256 amount) external nonReentrant {
         _deposit(amount);
     }
 
     /// @inheritdoc ISettlement
-    function depositWithPermit(
-        uint256 amount,
-        uint256 deadline,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
-    ) external nonReentrant {
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external
+        nonReentrant
+    {
         // Anybody can take the permit from the mempool and use it first; the allowance is then
         // there already, and the deposit must not fail for it.
         try IERC20Permit(TOKEN).permit(msg.sender, address(this), amount, deadline, v, r, s) {}
@@ -98,9 +94,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ISettlement
-    function requestWithdraw(
-        uint256 amount
-    ) external {
+    function requestWithdraw(uint256 amount) external {
         Requester storage requester = _requesters[msg.sender];
         _checkEnough(msg.sender, amount, requester.balance);
         uint64 unlockAt = _unlockTime();
@@ -127,18 +121,14 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     /* COORDINATOR */
 
     /// @inheritdoc ISettlement
-    function bond(
-        uint256 amount
-    ) external nonReentrant {
+    function bond(uint256 amount) external nonReentrant {
         _pull(amount);
         _coordinators[msg.sender].bond += uint64(amount);
         emit EventsLib.Bonded(msg.sender, amount);
     }
 
     /// @inheritdoc ISettlement
-    function requestUnbond(
-        uint256 amount
-    ) external {
+    function requestUnbond(uint256 amount) external {
         Coordinator storage coordinator = _coordinators[msg.sender];
         _checkEnough(msg.sender, amount, coordinator.bond);
         uint64 unlockAt = _unlockTime();
@@ -185,28 +175,23 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     /* PROVIDER AND VERIFIER */
 
     /// @inheritdoc ISettlement
-    function stakeProvider(
-        uint256 amount,
-        address payout,
-        bytes32 peerIdHash
-    ) external nonReentrant {
+    function stakeProvider(uint256 amount, address payout, bytes32 peerIdHash)
+        external
+        nonReentrant
+    {
         _stake(Role.PROVIDER, amount, payout, peerIdHash);
     }
 
     /// @inheritdoc ISettlement
-    function stakeVerifier(
-        uint256 amount,
-        address payout,
-        bytes32 peerIdHash
-    ) external nonReentrant {
+    function stakeVerifier(uint256 amount, address payout, bytes32 peerIdHash)
+        external
+        nonReentrant
+    {
         _stake(Role.VERIFIER, amount, payout, peerIdHash);
     }
 
     /// @inheritdoc ISettlement
-    function requestUnstake(
-        address operator,
-        uint256 amount
-    ) external {
+    function requestUnstake(address operator, uint256 amount) external {
         Operator storage record = _operators[operator];
         _checkOperatorOrPayout(operator, record.payout);
         _checkEnough(operator, amount, record.stake);
@@ -219,9 +204,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ISettlement
-    function unstake(
-        address operator
-    ) external nonReentrant returns (uint256 amount) {
+    function unstake(address operator) external nonReentrant returns (uint256 amount) {
         Operator storage record = _operators[operator];
         address payout = record.payout;
         _checkOperatorOrPayout(operator, payout);
@@ -235,10 +218,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ISettlement
-    function changePayout(
-        address payee,
-        address payout
-    ) external {
+    function changePayout(address payee, address payout) external {
         address previous = payoutOf(payee);
         if (msg.sender != previous) revert ErrorsLib.NotAuthorized(previous, msg.sender);
         _checkAddress(payout);
@@ -247,9 +227,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ISettlement
-    function claim(
-        address payee
-    ) external nonReentrant returns (uint256 amount) {
+    function claim(address payee) external nonReentrant returns (uint256 amount) {
         Payee memory account = payeeOf(payee);
         amount = account.available;
         if (amount == 0) revert ErrorsLib.NothingToClaim(payee);
@@ -263,47 +241,34 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     /* VIEWS */
 
     /// @inheritdoc ISettlement
-    function requesterOf(
-        address account
-    ) external view returns (Requester memory) {
+    function requesterOf(address account) external view returns (Requester memory) {
         return _requesters[account];
     }
 
     /// @inheritdoc ISettlement
-    function coordinatorOf(
-        address account
-    ) external view returns (Coordinator memory) {
+    function coordinatorOf(address account) external view returns (Coordinator memory) {
         return _coordinators[account];
     }
 
     /// @inheritdoc ISettlement
-    function operatorOf(
-        address account
-    ) external view returns (Operator memory) {
+    function operatorOf(address account) external view returns (Operator memory) {
         return _operators[account];
     }
 
     /// @inheritdoc ISettlement
-    function payeeOf(
-        address account
-    ) public view returns (Payee memory payee) {
+    function payeeOf(address account) public view returns (Payee memory payee) {
         payee = _payees[account];
         payee.roll(currentEpoch());
     }
 
     /// @inheritdoc ISettlement
-    function payoutOf(
-        address payee
-    ) public view returns (address payout) {
+    function payoutOf(address payee) public view returns (address payout) {
         payout = _operators[payee].payout;
         if (payout == address(0)) payout = payee;
     }
 
     /// @inheritdoc ISettlement
-    function batchOf(
-        address coordinator,
-        uint64 seq
-    ) external view returns (bytes32) {
+    function batchOf(address coordinator, uint64 seq) external view returns (bytes32) {
         return _batches[coordinator][seq];
     }
 
@@ -329,11 +294,11 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @dev Adds up lanes by party. Each total is below MAX_LANES * 2^64, so none can overflow.
-    function _sumLanes(
-        uint256 requesterCount,
-        uint256 payeeCount,
-        bytes calldata lanes
-    ) private pure returns (uint256[] memory debits, uint256[] memory credits) {
+    function _sumLanes(uint256 requesterCount, uint256 payeeCount, bytes calldata lanes)
+        private
+        pure
+        returns (uint256[] memory debits, uint256[] memory credits)
+    {
         uint256 count = lanes.length / Lanes.SIZE;
         if (count == 0 || count > MAX_LANES || count * Lanes.SIZE != lanes.length) {
             revert ErrorsLib.BadLanesLength(Lanes.SIZE, MAX_LANES, lanes.length);
@@ -343,7 +308,8 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
         debits = new uint256[](requesterCount);
         credits = new uint256[](payeeCount);
         for (uint256 i = 0; i < count; ++i) {
-            (uint256 requester, uint256 payee, uint256 leaves, uint256 amount) = Lanes.at(lanes, i);
+            (uint256 requester, uint256 payee, uint256 leaves, uint256 amount) =
+                Lanes.read(lanes, i);
             if (requester >= requesterCount) {
                 revert ErrorsLib.BadLaneIndex(i, requesterCount, requester);
             }
@@ -357,21 +323,14 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
     }
 
     /// @dev Takes `amount` from a requester's escrow, also from what it has asked back.
-    function _debit(
-        address account,
-        uint256 amount
-    ) private {
+    function _debit(address account, uint256 amount) private {
         uint64 balance = _requesters[account].balance;
         _checkEnough(account, amount, balance);
         _requesters[account].balance = balance - uint64(amount);
     }
 
     /// @dev Adds `amount`, already debited and so within 64 bits, to a payee's unmatured credit.
-    function _credit(
-        address account,
-        uint256 amount,
-        uint32 epoch
-    ) private {
+    function _credit(address account, uint256 amount, uint32 epoch) private {
         _checkAddress(account);
         Payee memory payee = _payees[account];
         payee.roll(epoch);
@@ -381,20 +340,13 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
 
     /* INTERNAL: PARTIES */
 
-    function _deposit(
-        uint256 amount
-    ) private {
+    function _deposit(uint256 amount) private {
         _pull(amount);
         _requesters[msg.sender].balance += uint64(amount);
         emit EventsLib.Deposited(msg.sender, amount);
     }
 
-    function _stake(
-        Role role,
-        uint256 amount,
-        address payout,
-        bytes32 peerIdHash
-    ) private {
+    function _stake(Role role, uint256 amount, address payout, bytes32 peerIdHash) private {
         _pull(amount);
         Operator memory record = _operators[msg.sender];
         if (record.role == Role.NONE) {
@@ -420,9 +372,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
 
     /* INTERNAL: CHECKS */
 
-    function _checkConfig(
-        Config memory config
-    ) private view {
+    function _checkConfig(Config memory config) private view {
         uint8 decimals = IERC20Metadata(config.token).decimals();
         if (decimals > MAX_DECIMALS) revert ErrorsLib.TooManyDecimals(MAX_DECIMALS, decimals);
         _checkAtLeast("open", 1, config.open);
@@ -438,43 +388,26 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
         _checkAtLeast("exitDelay", config.epoch, config.exitDelay);
     }
 
-    function _checkAtLeast(
-        bytes32 name,
-        uint256 minimum,
-        uint256 actual
-    ) private pure {
+    function _checkAtLeast(bytes32 name, uint256 minimum, uint256 actual) private pure {
         if (actual < minimum) revert ErrorsLib.BadConfig(name, minimum, actual);
     }
 
-    function _checkAddress(
-        address account
-    ) private view {
+    function _checkAddress(address account) private view {
         if (account == address(0) || account == address(this)) {
             revert ErrorsLib.BadAddress(account);
         }
     }
 
-    function _checkEnough(
-        address account,
-        uint256 needed,
-        uint256 actual
-    ) private pure {
+    function _checkEnough(address account, uint256 needed, uint256 actual) private pure {
         if (needed > actual) revert ErrorsLib.InsufficientBalance(account, needed, actual);
     }
 
-    function _checkUnlocked(
-        address account,
-        uint256 amount,
-        uint256 unlockAt
-    ) private view {
+    function _checkUnlocked(address account, uint256 amount, uint256 unlockAt) private view {
         if (amount == 0) revert ErrorsLib.NothingRequested(account);
         if (block.timestamp < unlockAt) revert ErrorsLib.StillLocked(unlockAt, block.timestamp);
     }
 
-    function _checkOperatorOrPayout(
-        address operator,
-        address payout
-    ) private view {
+    function _checkOperatorOrPayout(address operator, address payout) private view {
         if (msg.sender != operator && msg.sender != payout) {
             revert ErrorsLib.NotAuthorized(operator, msg.sender);
         }
@@ -488,9 +421,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
 
     /// @dev Takes `amount` from the caller; after this it fits 64 bits and so does every sum of
     /// amounts inside. Any other amount than asked (a fee) is refused.
-    function _pull(
-        uint256 amount
-    ) private {
+    function _pull(uint256 amount) private {
         if (amount == 0) revert ErrorsLib.ZeroAmount();
         IERC20 token = IERC20(TOKEN);
         uint256 before = token.balanceOf(address(this));
@@ -503,10 +434,7 @@ contract Settlement is ISettlement, Seeds, EIP712, ReentrancyGuardTransient {
         if (received != amount) revert ErrorsLib.TransferMismatch(amount, received);
     }
 
-    function _push(
-        address to,
-        uint256 amount
-    ) private {
+    function _push(address to, uint256 amount) private {
         IERC20(TOKEN).safeTransfer(to, amount);
     }
 }

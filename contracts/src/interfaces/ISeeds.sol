@@ -25,11 +25,7 @@ interface ISeeds {
     /// bytes promises no nonces.
     /// @param dataHash sha2-256 digest of the CID under which the leaves are published.
     /// @return seq The committer's number of this commitment, from 0.
-    function commit(
-        bytes32 root,
-        bytes32 nonceHash,
-        bytes32 dataHash
-    ) external returns (uint64 seq);
+    function commit(bytes32 root, bytes32 nonceHash, bytes32 dataHash) external returns (uint64 seq);
 
     /// @notice Fixes the seed of a commitment, once. Anyone may call.
     /// @param committer Who committed.
@@ -40,25 +36,17 @@ interface ISeeds {
     /// since B*.
     /// @return seed keccak256(abi.encode(SEED_TAG, chainid, this, committer, seq, root, mixHash,
     /// keccak256(nonces))).
-    function fixSeed(
-        address committer,
-        uint64 seq,
-        bytes calldata headerRLP,
-        bytes calldata nonces
-    ) external returns (bytes32 seed);
+    function fixSeed(address committer, uint64 seq, bytes calldata headerRLP, bytes calldata nonces)
+        external
+        returns (bytes32 seed);
 
     /* VIEWS */
 
     /// @notice A commitment; `blockNumber` is zero when there is none.
-    function commitmentOf(
-        address committer,
-        uint64 seq
-    ) external view returns (Commitment memory);
+    function commitmentOf(address committer, uint64 seq) external view returns (Commitment memory);
 
     /// @notice How many commitments `committer` has made.
-    function commitCountOf(
-        address committer
-    ) external view returns (uint64);
+    function commitCountOf(address committer) external view returns (uint64);
 
     /* IMMUTABLES */
     // solhint-disable func-name-mixedcase

@@ -87,25 +87,16 @@ interface ISettlement is ISeeds {
     /* REQUESTER */
 
     /// @notice Moves `amount` from the caller into its escrow. Needs an allowance.
-    function deposit(
-        uint256 amount
-    ) external;
+    function deposit(uint256 amount) external;
 
     /// @notice As `deposit`, with an EIP-2612 permit for exactly `amount`. A permit that fails
     /// (somebody sent it first) is ignored: only the allowance counts.
-    function depositWithPermit(
-        uint256 amount,
-        uint256 deadline,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
-    ) external;
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external;
 
     /// @notice Asks for `amount` of escrow back after `EXIT_DELAY`. A new request replaces the old
     /// one and starts the clock again; zero cancels.
-    function requestWithdraw(
-        uint256 amount
-    ) external;
+    function requestWithdraw(uint256 amount) external;
 
     /// @notice Pays the requested amount, or what batches have left of it, to the caller.
     /// @return amount Base units paid.
@@ -114,15 +105,11 @@ interface ISettlement is ISeeds {
     /* COORDINATOR */
 
     /// @notice Adds `amount` to the caller's coordinator bond. Needs an allowance.
-    function bond(
-        uint256 amount
-    ) external;
+    function bond(uint256 amount) external;
 
     /// @notice Asks for `amount` of bond back after `EXIT_DELAY`; it stops counting at once. A new
     /// request replaces the old one and starts the clock again; zero cancels.
-    function requestUnbond(
-        uint256 amount
-    ) external;
+    function requestUnbond(uint256 amount) external;
 
     /// @notice Pays the requested bond to the caller.
     /// @return amount Base units paid.
@@ -152,80 +139,49 @@ interface ISettlement is ISeeds {
     /// @param payout Cold address that receives claims and the stake. Fixed at first registration:
     /// later calls must repeat it, and only itself can change it.
     /// @param peerIdHash keccak256 of the libp2p peer id bytes; each call replaces it.
-    function stakeProvider(
-        uint256 amount,
-        address payout,
-        bytes32 peerIdHash
-    ) external;
+    function stakeProvider(uint256 amount, address payout, bytes32 peerIdHash) external;
 
     /// @notice As `stakeProvider`, for a verifier. One key has one role for good.
-    function stakeVerifier(
-        uint256 amount,
-        address payout,
-        bytes32 peerIdHash
-    ) external;
+    function stakeVerifier(uint256 amount, address payout, bytes32 peerIdHash) external;
 
     /// @notice Asks for `amount` of an operator's stake back after `EXIT_DELAY`; it stops counting
     /// at once. The rest must be zero or at least `MIN_STAKE`. Callable by operator and payout. A
     /// new request replaces the old one and starts the clock again; zero cancels.
-    function requestUnstake(
-        address operator,
-        uint256 amount
-    ) external;
+    function requestUnstake(address operator, uint256 amount) external;
 
     /// @notice Pays the requested stake to the operator's payout address. Callable by both.
     /// @return amount Base units paid.
-    function unstake(
-        address operator
-    ) external returns (uint256 amount);
+    function unstake(address operator) external returns (uint256 amount);
 
     /// @notice Changes where `payee` is paid. Callable by its present payout address; by the payee
     /// itself while it has none.
-    function changePayout(
-        address payee,
-        address payout
-    ) external;
+    function changePayout(address payee, address payout) external;
 
     /// @notice Pays a payee's matured credit to its payout address, else to the payee. Anyone may
     /// call: the money can go nowhere else.
     /// @return amount Base units paid.
-    function claim(
-        address payee
-    ) external returns (uint256 amount);
+    function claim(address payee) external returns (uint256 amount);
 
     /* VIEWS */
 
     /// @notice A requester's escrow.
-    function requesterOf(
-        address account
-    ) external view returns (Requester memory);
+    function requesterOf(address account) external view returns (Requester memory);
 
     /// @notice A coordinator's bond and its count of batches.
-    function coordinatorOf(
-        address account
-    ) external view returns (Coordinator memory);
+    function coordinatorOf(address account) external view returns (Coordinator memory);
 
     /// @notice A registered provider or verifier; `role` is NONE for others.
-    function operatorOf(
-        address account
-    ) external view returns (Operator memory);
+    function operatorOf(address account) external view returns (Operator memory);
 
     /// @notice A payee's credit as of this block: `available` is what `claim` pays now.
-    function payeeOf(
-        address account
-    ) external view returns (Payee memory);
+    function payeeOf(address account) external view returns (Payee memory);
 
     /// @notice Where claims of `payee` go.
-    function payoutOf(
-        address payee
-    ) external view returns (address);
+    function payoutOf(address payee) external view returns (address);
 
     /// @notice keccak256(abi.encode(uint64 postedAt, dataHash, requesters, payees, lanes)) of a
     /// batch, or zero. All inputs are in `BatchPosted`; a dispute opens a leaf against it.
-    function batchOf(
-        address coordinator,
-        uint64 seq
-    ) external view returns (bytes32);
+    function batchOf(address coordinator, uint64 seq) external view returns (bytes32);
 
     /// @notice Number of the present credit epoch.
     function currentEpoch() external view returns (uint32);

@@ -9,10 +9,7 @@ library Accounts {
     /// @notice Moves a payee's credit forward to epoch `current`.
     /// @dev Credit of epoch e waits in `cur` during e, in `prev` during e + 1, and is available
     /// from e + 2: so each credit waits for at least one whole epoch.
-    function roll(
-        ISettlement.Payee memory payee,
-        uint32 current
-    ) internal pure {
+    function roll(ISettlement.Payee memory payee, uint32 current) internal pure {
         if (payee.epoch == current) return;
         if (payee.epoch + 1 == current) {
             payee.available += payee.prev;

@@ -67,31 +67,23 @@ library Hashing {
     /* STRUCT HASHES */
 
     /// @notice EIP-712 struct hash of an order; this is its `orderHash`.
-    function hash(
-        Order memory order
-    ) internal pure returns (bytes32) {
+    function hash(Order memory order) internal pure returns (bytes32) {
         // All fields are static, so the encoding of the struct is that of its fields in a row.
         return keccak256(abi.encode(ORDER_TYPEHASH, order));
     }
 
     /// @notice EIP-712 struct hash of a receipt; this is its `receiptHash`.
-    function hash(
-        Receipt memory receipt
-    ) internal pure returns (bytes32) {
+    function hash(Receipt memory receipt) internal pure returns (bytes32) {
         return keccak256(abi.encode(RECEIPT_TYPEHASH, receipt));
     }
 
     /// @notice EIP-712 struct hash of an attestation.
-    function hash(
-        Attestation memory attestation
-    ) internal pure returns (bytes32) {
+    function hash(Attestation memory attestation) internal pure returns (bytes32) {
         return keccak256(abi.encode(ATTESTATION_TYPEHASH, attestation));
     }
 
     /// @notice EIP-712 struct hash of a document.
-    function hash(
-        Document memory document
-    ) internal pure returns (bytes32) {
+    function hash(Document memory document) internal pure returns (bytes32) {
         return keccak256(
             abi.encode(DOCUMENT_TYPEHASH, keccak256(bytes(document.kind)), document.contentHash)
         );
@@ -100,12 +92,11 @@ library Hashing {
     /* LEAVES AND SEEDS */
 
     /// @notice Settlement leaf: what one unit of one order pays.
-    function leaf(
-        bytes32 orderHash,
-        uint32 unit,
-        bytes32 receiptHash,
-        uint64 price
-    ) internal pure returns (bytes32) {
+    function leaf(bytes32 orderHash, uint32 unit, bytes32 receiptHash, uint64 price)
+        internal
+        pure
+        returns (bytes32)
+    {
         return keccak256(abi.encodePacked(bytes1(0x00), orderHash, unit, receiptHash, price));
     }
 

@@ -10,10 +10,11 @@ library Lanes {
     uint256 internal constant SIZE = 48;
 
     /// @notice Reads all but the root of lane `index`, which `lanes` must hold whole.
-    function at(
-        bytes calldata lanes,
-        uint256 index
-    ) internal pure returns (uint256 requester, uint256 payee, uint256 count, uint256 amount) {
+    function read(bytes calldata lanes, uint256 index)
+        internal
+        pure
+        returns (uint256 requester, uint256 payee, uint256 count, uint256 amount)
+    {
         uint256 offset = index * SIZE;
         uint256 head = uint256(bytes32(lanes[offset:offset + 32]));
         requester = head >> 240;

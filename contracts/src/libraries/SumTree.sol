@@ -11,29 +11,29 @@ import {ErrorsLib} from "./ErrorsLib.sol";
 /// fixed by the count, so that no leaf can hide below another and no index has two paths.
 library SumTree {
     /// @notice Path length of a tree of `count` leaves: ceil(log2(count)).
-    function depth(
-        uint256 count
-    ) internal pure returns (uint256 levels) {
+    function depth(uint256 count) internal pure returns (uint256 levels) {
         if (count == 0) revert ErrorsLib.BadLeaves(1, 0);
         while ((uint256(1) << levels) < count) ++levels;
     }
 
     /// @notice Hash of an inner node.
-    function node(
-        bytes32 leftHash,
-        uint64 leftSum,
-        bytes32 rightHash,
-        uint64 rightSum
-    ) internal pure returns (bytes32) {
+    function node(bytes32 leftHash, uint64 leftSum, bytes32 rightHash, uint64 rightSum)
+        internal
+        pure
+        returns (bytes32)
+    {
         return keccak256(abi.encodePacked(bytes1(0x01), leftHash, leftSum, rightHash, rightSum));
     }
 
     /// @notice Root and sum of a tree. Overwrites nothing; reverts when the sum passes 64 bits.
-    function root(
-        bytes32[] memory hashes,
-        uint64[] memory sums
-    ) internal pure returns (bytes32 rootHash, uint64 rootSum) {
-        if (hashes.length != sums.length) revert ErrorsLib.BadLeaves(hashes.length, sums.length);
+    function root(bytes32[] memory hashes, uint64[] memory sums)
+        internal
+        pure
+        returns (bytes32 rootHash, uint64 rootSum)
+    {
+        if (hashes.length != sums.length) {
+            revert ErrorsLib.BadLeaves(hashes.length, sums.length);
+        }
         uint256 width = uint256(1) << depth(hashes.length);
         bytes32[] memory h = new bytes32[](width);
         uint64[] memory s = new uint64[](width);

@@ -10,10 +10,7 @@ contract TestToken is ERC20, ERC20Permit {
     constructor() ERC20("gpumarket test USDC", "USDC") ERC20Permit("gpumarket test USDC") {}
 
     /// @notice Gives `amount` base units to `to`, for nothing.
-    function mint(
-        address to,
-        uint256 amount
-    ) external {
+    function mint(address to, uint256 amount) external {
         _mint(to, amount);
     }
 
