@@ -29,7 +29,7 @@ from web3.types import RPCEndpoint, TxReceipt
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInput
 from gpumarket.protocol.header import encode_header
 from gpumarket.protocol.ids import Address, Hash32, format_hex
-from gpumarket.protocol.settlement import Lane
+from gpumarket.protocol.settlement import Lane, pack_lanes
 from gpumarket.protocol.signing import keccak256
 from gpumarket.protocol.units import Amount
 
@@ -94,21 +94,6 @@ def load_artifact(name: str) -> dict[str, Any]:
     return artifact
 
 
-def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], bytes]:
-    """Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane."""
-    requesters = sorted({lane.requester for lane in lanes})
-    payees = sorted({lane.payee for lane in lanes})
-    packed = b"".join(
-        requesters.index(lane.requester).to_bytes(2, "big")
-        + payees.index(lane.payee).to_bytes(2, "big")
-        + len(lane.leaves).to_bytes(4, "big")
-        + lane.amount.to_bytes(8, "big")
-        + lane.compute_root()
-        for lane in lanes
-    )
-    return requesters, payees, packed
-
-
 async def deploy_devnet(rpc_url: str, config: Sequence[int]) -> tuple[Address, Address]:
     """
     Deploy the play token and a settlement contract from the dev chain's own funded account.
@@ -117,20 +102,14 @@ async def deploy_devnet(rpc_url: str, config: Sequence[int]) -> tuple[Address, A
     """
 
     def deploy() -> tuple[Address, Address]:
-        web3 = Web3(
-            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
-        )
+        web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
         sender = web3.eth.accounts[0]
 
         def create(name: str, *args: object) -> str:
             artifact = load_artifact(name)
-            factory = web3.eth.contract(
-                abi=artifact["abi"], bytecode=artifact["bytecode"]
-            )
+            factory = web3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"])
             tx_hash = factory.constructor(*args).transact({"from": sender})
-            receipt = web3.eth.wait_for_transaction_receipt(
-                tx_hash, timeout=MINED_SECONDS
-            )
+            receipt = web3.eth.wait_for_transaction_receipt(tx_hash, timeout=MINED_SECONDS)
             return str(receipt["contractAddress"])
 
         token = create("TestToken")
@@ -143,9 +122,7 @@ async def fund_devnet(rpc_url: str, account: Address, wei: int) -> None:
     """Give an account gas on the dev chain, where balances can be set."""
 
     def fund() -> None:
-        web3 = Web3(
-            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
-        )
+        web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
         method = RPCEndpoint("anvil_setBalance")
         web3.provider.make_request(method, [_address(account), hex(wei)])
 
@@ -155,12 +132,8 @@ async def fund_devnet(rpc_url: str, account: Address, wei: int) -> None:
 class Chain:
     """One settlement contract seen through one RPC endpoint, with an optional signing key."""
 
-    def __init__(
-        self, *, rpc_url: str, contract: Address, secret: bytes | None = None
-    ) -> None:
-        self._web3 = Web3(
-            Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS})
-        )
+    def __init__(self, *, rpc_url: str, contract: Address, secret: bytes | None = None) -> None:
+        self._web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
         self._rpc_url = rpc_url
         self._abi = load_artifact("Settlement")["abi"]
         self._contract = self._web3.eth.contract(
@@ -236,13 +209,9 @@ class Chain:
     async def read_token_balance(self, account: Address) -> Amount:
         """Return the token balance of any account."""
         token = await self._token()
-        return Amount(
-            await self._read(token.functions.balanceOf(_address(account)).call)
-        )
+        return Amount(await self._read(token.functions.balanceOf(_address(account)).call))
 
-    async def read_commitment(
-        self, committer: Address, sequence: int
-    ) -> Commitment | None:
+    async def read_commitment(self, committer: Address, sequence: int) -> Commitment | None:
         """Return a commitment, or None where there is none."""
         found = await self._call("commitmentOf", _address(committer), sequence)
         root, nonce_hash, seed, block = found
@@ -255,14 +224,10 @@ class Chain:
         block = await self._read(lambda: self._raw_block(number))
         header = encode_header(block)
         if format_hex(keccak256(header)) != block["hash"]:
-            raise ChainError(
-                f"the header of block {number} does not hash to its block hash"
-            )
+            raise ChainError(f"the header of block {number} does not hash to its block hash")
         return header
 
-    async def read_facts(
-        self, from_block: int, to_block: int | None = None
-    ) -> list[ChainFact]:
+    async def read_facts(self, from_block: int, to_block: int | None = None) -> list[ChainFact]:
         """Return the contract's events in order, from `from_block` to `to_block` or the head."""
         last = (await self.head())[0] if to_block is None else to_block
         facts: list[ChainFact] = []
@@ -301,25 +266,19 @@ class Chain:
         await self.approve(amount)
         return await self._transact("bond", amount)
 
-    async def stake_provider(
-        self, amount: int, payout: Address, peer_id: str
-    ) -> TxOutcome:
+    async def stake_provider(self, amount: int, payout: Address, peer_id: str) -> TxOutcome:
         """Approve and register the signer as a provider with a cold payout address."""
         await self.approve(amount)
         hashed = keccak256(peer_id.encode())
         return await self._transact("stakeProvider", amount, _address(payout), hashed)
 
-    async def stake_verifier(
-        self, amount: int, payout: Address, peer_id: str
-    ) -> TxOutcome:
+    async def stake_verifier(self, amount: int, payout: Address, peer_id: str) -> TxOutcome:
         """Approve and register the signer as a verifier with a cold payout address."""
         await self.approve(amount)
         hashed = keccak256(peer_id.encode())
         return await self._transact("stakeVerifier", amount, _address(payout), hashed)
 
-    async def commit(
-        self, root: Hash32, nonce_hash: Hash32, data_hash: Hash32
-    ) -> TxOutcome:
+    async def commit(self, root: Hash32, nonce_hash: Hash32, data_hash: Hash32) -> TxOutcome:
         """Commit to a root of finished work."""
         return await self._transact("commit", root, nonce_hash, data_hash)
 
@@ -327,9 +286,7 @@ class Chain:
         self, committer: Address, sequence: int, *, header: bytes, nonces: bytes
     ) -> TxOutcome:
         """Fix a commitment's seed from its block's header and the committed nonces."""
-        return await self._transact(
-            "fixSeed", _address(committer), sequence, header, nonces
-        )
+        return await self._transact("fixSeed", _address(committer), sequence, header, nonces)
 
     async def post_batch(self, data_hash: Hash32, lanes: Sequence[Lane]) -> TxOutcome:
         """Settle lanes: escrow down, credits up."""
@@ -353,9 +310,7 @@ class Chain:
 
     async def _token(self) -> Any:
         address = await self._call("TOKEN")
-        return self._web3.eth.contract(
-            address=address, abi=load_artifact("TestToken")["abi"]
-        )
+        return self._web3.eth.contract(address=address, abi=load_artifact("TestToken")["abi"])
 
     async def _transact(self, name: str, *args: object) -> TxOutcome:
         return await self._send(self._contract.functions[name](*args))
@@ -374,9 +329,7 @@ class Chain:
 
     def _send_and_wait(self, function: Any) -> TxReceipt:
         if self._account is None:
-            raise InvalidInput(
-                "this chain connection has no signing key", code="GM-3101"
-            )
+            raise InvalidInput("this chain connection has no signing key", code="GM-3101")
         eth = self._web3.eth
         sender = self._account.address
         transaction = function.build_transaction(
@@ -388,9 +341,7 @@ class Chain:
             tx_hash, timeout=MINED_SECONDS, poll_latency=POLL_SECONDS
         )
         if receipt["status"] != 1:
-            raise BrokenPrecondition(
-                f"transaction {format_hex(bytes(tx_hash))} reverted"
-            )
+            raise BrokenPrecondition(f"transaction {format_hex(bytes(tx_hash))} reverted")
         return receipt
 
     def _raw_block(self, number: int) -> dict[str, Any]:
@@ -417,9 +368,7 @@ class Chain:
             facts.append(
                 ChainFact(
                     name=name,
-                    args={
-                        key: _to_plain(value) for key, value in decoded["args"].items()
-                    },
+                    args={key: _to_plain(value) for key, value in decoded["args"].items()},
                     block=int(entry["blockNumber"]),
                     log_index=int(entry["logIndex"]),
                     tx_hash=bytes(entry["transactionHash"]),

@@ -142,6 +142,21 @@ def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tupl
     )
 
 
+def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], bytes]:
+    """Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane."""
+    requesters = sorted({lane.requester for lane in lanes})
+    payees = sorted({lane.payee for lane in lanes})
+    packed = b"".join(
+        requesters.index(lane.requester).to_bytes(2, "big")
+        + payees.index(lane.payee).to_bytes(2, "big")
+        + len(lane.leaves).to_bytes(4, "big")
+        + lane.amount.to_bytes(8, "big")
+        + lane.compute_root()
+        for lane in lanes
+    )
+    return requesters, payees, packed
+
+
 def _build_levels(leaves: Sequence[tuple[Hash32, int]]) -> list[list[tuple[Hash32, int]]]:
     width = 1 << (len(leaves) - 1).bit_length()
     levels = [list(leaves) + [(ZERO_HASH, 0)] * (width - len(leaves))]

@@ -1,0 +1,1 @@
+"""The verifier: re-executes sampled units without seeing the first result, and attests."""

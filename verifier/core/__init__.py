@@ -1,0 +1,1 @@
+"""What a verifier decides, without any I/O."""
