@@ -20,6 +20,10 @@ from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.signing import PrivateKey
 
 KEYSTORE_NAME = "operator.json"
+SCRYPT_N = 2**18
+"""geth's own cost: about a second and 256 MB to open a key."""
+SCRYPT_N_DEVNET = 2**12
+"""For keys that hold play money, so that a devnet starts fast."""
 _PEER_NAME = "peer.key"
 _SEALING_NAME = "sealing.key"
 _KEYS_FOLDER = "keys"
@@ -47,14 +51,13 @@ class Identity:
 
 
 def create_identity(
-    data_dir: Path, *, password: str, secret: bytes | None = None
+    data_dir: Path, *, password: str, secret: bytes | None = None, scrypt_n: int = SCRYPT_N
 ) -> Identity:
     """Make the keys of a new role; an existing key is never overwritten."""
     folder = data_dir / _KEYS_FOLDER
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_keystore(
-        folder / KEYSTORE_NAME, secret or secrets.token_bytes(32), password=password
-    )
+    secret = secret or secrets.token_bytes(32)
+    write_keystore(folder / KEYSTORE_NAME, secret, password=password, scrypt_n=scrypt_n)
     for name in (_PEER_NAME, _SEALING_NAME):
         _write_new(folder / name, secrets.token_bytes(32))
     return load_identity(data_dir, password=password)
@@ -72,9 +75,11 @@ def load_identity(data_dir: Path, *, password: str) -> Identity:
     )
 
 
-def write_keystore(path: Path, secret: bytes, *, password: str) -> Address:
+def write_keystore(
+    path: Path, secret: bytes, *, password: str, scrypt_n: int = SCRYPT_N
+) -> Address:
     """Write a version 3 keystore that geth and foundry read, then prove that it opens."""
-    document = create_keyfile_json(secret, password.encode(), kdf="scrypt")
+    document = create_keyfile_json(secret, password.encode(), kdf="scrypt", iterations=scrypt_n)
     _write_new(path, json.dumps(document).encode())
     return PrivateKey(read_keystore(path, password=password)).address
 
@@ -122,9 +127,7 @@ def _write_new(path: Path, content: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise InvalidInput(
-            f"{path} exists and is not overwritten", code="GM-3104"
-        ) from error
+        raise InvalidInput(f"{path} exists and is not overwritten", code="GM-3104") from error
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()
