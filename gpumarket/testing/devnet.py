@@ -1,0 +1,373 @@
+"""
+A whole market on this machine: a chain, a coordinator, providers and a verifier as processes.
+
+Each role has its own keys, data folder and ports, and they find each other over libp2p on
+loopback. Everything lives in one folder; `devnet.json` there says what runs and how to reach
+it. Money here is play money and the keys are made for the day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from gpumarket.adapters.chain import Chain, deploy_devnet, fund_devnet
+from gpumarket.adapters.keys import (
+    KEYSTORE_NAME,
+    SCRYPT_N_DEVNET,
+    Identity,
+    create_identity,
+    load_identity,
+    write_password,
+)
+from gpumarket.protocol.errors import InvalidInput, Unrecoverable
+from gpumarket.protocol.ids import Address, format_hex
+from gpumarket.protocol.offer import DEVNET_CHAIN_ID
+from gpumarket.testing.anvil import find_free_port, start_anvil
+
+STATE_FOLDER: Final = ".gpumarket"
+STATE_NAME: Final = "devnet.json"
+PASSWORD: Final = "devnet"
+"""Opens keys that hold play money only."""
+READY_SECONDS_MAX: Final = 60.0
+STOP_SECONDS_MAX: Final = 10.0
+BLOCK_SECONDS: Final = 1
+RULES: Final = (10, 3, 3, 20, 4, 60, 100_000_000, 10_000_000)
+"""The contract's times in seconds (credit epoch, open, response, exit), in blocks (seed delay,
+nonce timeout), and the least bond and stake in base units."""
+GAS_WEI: Final = 10**19
+REQUESTER_TOKENS: Final = 1_000_000_000
+REQUESTER_ESCROW: Final = 100_000_000
+OPERATOR_TOKENS: Final = 500_000_000
+
+Report = Callable[[str, str], None]
+"""Told (what, detail) as each part becomes ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderProfile:
+    """What one provider of the devnet sells."""
+
+    name: str
+    settings: str
+    """The `[provider]` table in TOML."""
+
+
+CPU_PROVIDER = ProviderProfile(
+    "provider-1",
+    'price_per_device_hour = "0.30 USDC"\nregion = "SE"\nslots = 1\n',
+)
+RTX_PROVIDER = ProviderProfile(
+    "provider-2",
+    'price_per_device_hour = "0.45 USDC"\nregion = "DE"\nslots = 1\n'
+    'simulate = [{model = "RTX 4090", vram = "24GB"}]\n',
+)
+A100_PROVIDER = ProviderProfile(
+    "provider-3",
+    'price_per_device_hour = "0.60 USDC"\nregion = "FR"\nslots = 1\n'
+    'simulate = [{model = "A100", vram = "80GB", compute_capability = [8, 0]}]\n',
+)
+CHEATING_PROVIDER = ProviderProfile(
+    A100_PROVIDER.name, A100_PROVIDER.settings + "cheat = {forge_share = 0.5}\n"
+)
+PROVIDERS = (CPU_PROVIDER, RTX_PROVIDER, A100_PROVIDER)
+PROVIDERS_WITH_CHEAT = (CPU_PROVIDER, RTX_PROVIDER, CHEATING_PROVIDER)
+
+
+@dataclass(slots=True)
+class Devnet:
+    """One market's processes, started and stopped by name; its folder is its memory."""
+
+    folder: Path
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> Devnet:
+        """Return the devnet that lives in `folder`; GM-1401 where there is none."""
+        path = folder / STATE_NAME
+        if not path.is_file():
+            raise InvalidInput(
+                f"there is no devnet in {folder}",
+                code="GM-1401",
+                hints=("gpumarket devnet up",),
+            )
+        return cls(folder, json.loads(path.read_text()))
+
+    # ---- starting --------------------------------------------------------------------------
+
+    def up(
+        self, *, providers: tuple[ProviderProfile, ...] = PROVIDERS, report: Report | None = None
+    ) -> None:
+        """Start everything and return when the coordinator sees all of it."""
+        if self._list_alive():
+            raise InvalidInput(
+                f"a devnet already runs in {self.folder}",
+                code="GM-1402",
+                hints=("gpumarket devnet down",),
+            )
+        tell = report or (lambda _what, _detail: None)
+        for name in ("logs", "run", "config"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_chain(tell)
+            roles = ["coordinator", *(p.name for p in providers), "verifier"]
+            trio.run(self._prepare_money, roles, tell)
+            self._start_coordinator(tell)
+            for profile in providers:
+                self._start_member(profile.name, "provider_node", profile.settings)
+            self._start_member("verifier", "verifier", 'price_per_check = "0.0002 USDC"\n')
+            for name in roles[1:]:
+                ready = self._wait_ready(name)
+                tell(name, str(ready.get("summary", "ready")))
+            self._wait_members(len(providers))
+        except BaseException:
+            self.down()
+            raise
+
+    def restart(self, name: str) -> None:
+        """Start a stopped role again with the configuration it had; wait until it is ready."""
+        entry = self.state["processes"][name]
+        self._spawn(name, entry["command"])
+        self._wait_ready(name)
+
+    def _start_chain(self, tell: Report) -> None:
+        port = find_free_port()
+        process = start_anvil(port, self.folder / "logs" / "chain.log", block_seconds=BLOCK_SECONDS)
+        self.state = {
+            "rpc_url": f"http://127.0.0.1:{port}",
+            "chain_id": DEVNET_CHAIN_ID,
+            "logs": str(self.folder / "logs"),
+            "accounts": {},
+            "processes": {},
+        }
+        self._remember("chain", process.pid, [])
+        tell("chain", f"anvil 127.0.0.1:{port}, chain {DEVNET_CHAIN_ID}, a block a second")
+
+    async def _prepare_money(self, roles: list[str], tell: Report) -> None:
+        rpc_url = self.state["rpc_url"]
+        password_file = self.folder / "data" / "password"
+        if not password_file.exists():
+            write_password(password_file, PASSWORD)
+        token, contract = await deploy_devnet(rpc_url, RULES)
+        self.state |= {"token": format_hex(token), "contract": format_hex(contract)}
+        tell("contracts", f"settlement {self.state['contract']}, play token deployed")
+        async with trio.open_nursery() as nursery:
+            for role in [*roles, "alice"]:
+                nursery.start_soon(self._fund, role, contract)
+        self._save()
+        tell("wallets", f"alice holds {REQUESTER_TOKENS // 10**6} USDC (play money), escrow 100")
+
+    async def _fund(self, role: str, contract: Address) -> None:
+        identity = await trio.to_thread.run_sync(self._open_identity, role)
+        rpc_url = self.state["rpc_url"]
+        await fund_devnet(rpc_url, identity.address, GAS_WEI)
+        chain = Chain(rpc_url=rpc_url, contract=contract, secret=identity.secret)
+        if role == "alice":
+            await chain.mint_test_token(identity.address, REQUESTER_TOKENS)
+            await chain.deposit(REQUESTER_ESCROW)
+            return
+        await chain.mint_test_token(identity.address, OPERATOR_TOKENS)
+        if role == "coordinator":
+            await chain.bond(RULES[6])
+        elif role == "verifier":
+            await chain.stake_verifier(RULES[7], identity.address, role)
+        else:
+            await chain.stake_provider(RULES[7], identity.address, role)
+
+    def _open_identity(self, role: str) -> Identity:
+        data_dir = self.folder / "data" / role
+        password_file = self.folder / "data" / "password"
+        if (data_dir / "keys").exists():
+            identity = load_identity(data_dir, password=PASSWORD)
+        else:
+            identity = create_identity(data_dir, password=PASSWORD, scrypt_n=SCRYPT_N_DEVNET)
+        self.state["accounts"][role] = {
+            "address": format_hex(identity.address),
+            "keystore": str(data_dir / "keys" / KEYSTORE_NAME),
+            "password_file": str(password_file),
+        }
+        return identity
+
+    def _start_coordinator(self, tell: Report) -> None:
+        path = self._write_config("coordinator", http_port=find_free_port(), tables="")
+        self._spawn("coordinator", [sys.executable, "-m", "coordinator", "--config", str(path)])
+        ready = self._wait_ready("coordinator")
+        self.state |= {"url": ready["url"], "coordinator": ready["address"]}
+        self._save()
+        tell("coordinator", ready["url"])
+
+    def _start_member(self, name: str, module: str, settings: str) -> None:
+        section = "provider" if module == "provider_node" else module
+        tables = f"[{section}]\n{settings}"
+        path = self._write_config(name, http_port=find_free_port(), tables=tables)
+        self._spawn(name, [sys.executable, "-m", module, "--config", str(path)])
+
+    def _write_config(self, name: str, *, http_port: int, tables: str) -> Path:
+        coordinators = [self.state["coordinator"]] if "coordinator" in self.state else []
+        text = (
+            "[role]\n"
+            f"data_dir = {json.dumps(str(self.folder / 'data' / name))}\n"
+            f"password_file = {json.dumps(str(self.folder / 'data' / 'password'))}\n"
+            f"listen_port = {find_free_port()}\n"
+            f"http_port = {http_port}\n"
+            f"rpc_url = {json.dumps(self.state['rpc_url'])}\n"
+            f"chain_id = {self.state['chain_id']}\n"
+            f"contract = {json.dumps(self.state['contract'])}\n"
+            f"coordinators = {json.dumps(coordinators)}\n"
+        )
+        path = self.folder / "config" / f"{name}.toml"
+        path.write_text(f"{text}\n{tables}")
+        return path
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        out, log = self.folder / "run" / f"{name}.out", self.folder / "logs" / f"{name}.log"
+        out.unlink(missing_ok=True)
+        with out.open("wb") as stdout, log.open("ab") as stderr:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self._remember(name, process.pid, command)
+
+    def _wait_ready(self, name: str) -> dict[str, Any]:
+        out, pid = self.folder / "run" / f"{name}.out", self.state["processes"][name]["pid"]
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while time.monotonic() < deadline:
+            for line in out.read_text().splitlines():
+                if line.startswith("ready "):
+                    ready: dict[str, Any] = json.loads(line.removeprefix("ready "))
+                    return ready
+            if _find_start_time(pid) is None:
+                break
+            time.sleep(0.05)
+        log = self.folder / "logs" / f"{name}.log"
+        raise Unrecoverable(
+            f"{name} did not become ready", why="\n".join(log.read_text().splitlines()[-8:])
+        )
+
+    def _wait_members(self, providers: int) -> None:
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        seen: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            seen = self.ask("/v1/info").get("members", {})
+            if seen.get("providers", 0) >= providers and seen.get("verifiers", 0) >= 1:
+                return
+            time.sleep(0.1)
+        raise Unrecoverable(f"the coordinator sees only {seen} of {providers} providers")
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """GET a path of the coordinator's API as JSON."""
+        # The URL is our own coordinator's, on loopback.
+        with urllib.request.urlopen(self.state["url"] + path, timeout=10) as response:  # noqa: S310  own http URL
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
+    # ---- stopping --------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        """End one process at once, as a power cut would."""
+        self._signal(name, signal.SIGKILL)
+        self._wait_gone([name], STOP_SECONDS_MAX)
+
+    def down(self) -> list[str]:
+        """Stop everything this devnet started, and nothing else; return what had to be killed."""
+        # Roles first, so that they can still clean up; the chain last.
+        names = sorted(self._list_alive(), key=lambda name: name == "chain")
+        for name in names:
+            if name != "chain":
+                self._signal(name, signal.SIGTERM)
+        stubborn = self._wait_gone([n for n in names if n != "chain"], STOP_SECONDS_MAX)
+        if "chain" in names:
+            self._signal("chain", signal.SIGTERM)
+            stubborn += self._wait_gone(["chain"], STOP_SECONDS_MAX)
+        for name in stubborn:
+            self._signal(name, signal.SIGKILL)
+        self._wait_gone(stubborn, STOP_SECONDS_MAX)
+        (self.folder / STATE_NAME).unlink(missing_ok=True)
+        return stubborn
+
+    def list_processes(self) -> dict[str, bool]:
+        """Return each process by name and whether it runs."""
+        alive = set(self._list_alive())
+        return {name: name in alive for name in self.state.get("processes", {})}
+
+    def _list_alive(self) -> list[str]:
+        return [
+            name
+            for name, entry in self.state.get("processes", {}).items()
+            if _find_start_time(entry["pid"]) == entry["started"]
+        ]
+
+    def _signal(self, name: str, number: int) -> None:
+        entry = self.state["processes"][name]
+        # A pid alone may meanwhile belong to somebody else; its start time tells.
+        if _find_start_time(entry["pid"]) == entry["started"]:
+            os.kill(entry["pid"], number)
+
+    def _wait_gone(self, names: list[str], seconds: float) -> list[str]:
+        deadline = time.monotonic() + seconds
+        left = list(names)
+        while left and time.monotonic() < deadline:
+            alive = set(self._list_alive())
+            left = [name for name in left if name in alive]
+            if left:
+                time.sleep(0.05)
+        return left
+
+    def _remember(self, name: str, pid: int, command: list[str]) -> None:
+        started = _find_start_time(pid)
+        self.state["processes"][name] = {"pid": pid, "started": started, "command": command}
+        self._save()
+
+    def _save(self) -> None:
+        path = self.folder / STATE_NAME
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.state, indent=2) + "\n")
+        temporary.replace(path)
+
+
+def _find_start_time(pid: int) -> int | None:
+    """Return when a process started (clock ticks since boot), or None where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything; fields are counted after it.
+    fields = text.rpartition(")")[2].split()
+    if fields[0] == "Z":
+        _reap(pid)
+        return None
+    return int(fields[19])
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # somebody else's child: init takes care of it
+        os.waitpid(pid, os.WNOHANG)
+
+
+def find_devnet(start: Path) -> Path | None:
+    """Return the nearest folder with a running devnet's state, from `start` upwards."""
+    for folder in _walk_up(start):
+        if (folder / STATE_FOLDER / STATE_NAME).is_file():
+            return folder / STATE_FOLDER
+    return None
+
+
+def _walk_up(start: Path) -> Iterator[Path]:
+    yield start
+    yield from start.parents
