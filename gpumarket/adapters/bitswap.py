@@ -39,7 +39,8 @@ log = Log("bitswap")
 
 PROTOCOLS = ("/ipfs/bitswap/1.2.0", "/ipfs/bitswap/1.1.0", "/ipfs/bitswap/1.0.0")
 PEERS_MAX = 256
-STREAMS_PER_PEER_MAX = 4
+STREAMS_PER_PEER_MAX = 16
+"""Kubo answers with eight workers, each message on a stream of its own."""
 WANTS_PER_PEER_MAX = 1_024
 """What one peer may have open with us; further wants are refused."""
 ANSWERS_PER_PEER_MAX = 8_192
@@ -354,6 +355,7 @@ class Bitswap:
             await stream.reset()
             return
         link.stream_count += 1
+        is_broken = False
         try:
             reader = MessageReader(stream)
             while (body := await reader.read(self._find_message_limit(link))) is not None:
@@ -365,18 +367,22 @@ class Bitswap:
             for fetch in list(self._fetches):
                 fetch.lose_peer(peer_id, SourceState.REFUSED, f"sent wrong bytes: {error.message}")
         except (StreamClosed, trio.TooSlowError):
+            is_broken = True
             await stream.reset()
         finally:
             link.stream_count -= 1
             if link.stream_count == 0:
-                self._note_silence(peer_id)
+                self._note_silence(peer_id, is_broken=is_broken)
 
-    def _note_silence(self, peer_id: str) -> None:
-        # Answers come on streams that the peer opens. The last one is gone: if it still owes us
-        # something, its process or its connection probably ended.
+    def _note_silence(self, peer_id: str, *, is_broken: bool) -> None:
+        # Answers come on streams that the peer opens, Kubo's on a new one for each message. So a
+        # stream that ended well says little, and one that broke says that the peer is gone.
         for fetch in list(self._fetches):
             if fetch.has_debtor(peer_id):
-                fetch.lose_peer(peer_id, SourceState.CONNECTING, "hung up")
+                if is_broken:
+                    fetch.lose_peer(peer_id, SourceState.CONNECTING, "hung up")
+                else:
+                    fetch.note_hang_up(peer_id)
 
     def _find_message_limit(self, link: Link) -> int:
         return MESSAGE_BYTES_MAX if link.asked else UNASKED_MESSAGE_BYTES_MAX
@@ -405,14 +411,18 @@ class Bitswap:
             for fetch in list(self._fetches):
                 fetch.fail(error)
             return
-        for fetch in list(self._fetches):
-            fetch.take_block(link.peer_id, cid, data)
+        if cid is not None:
+            for fetch in list(self._fetches):
+                fetch.take_block(link.peer_id, cid, data)
 
-    def _store_asked(self, link: Link, data: bytes) -> ContentId:
+    def _store_asked(self, link: Link, data: bytes) -> ContentId | None:
+        """Store a block that was asked for; None for one that came too late to be of use."""
         digest = compute_digest(data)
         cid = link.asked.get(digest)
         if cid is None:
             raise RemoteProtocolError("a block that nobody asked it for, or a damaged one")
+        if not any(fetch.is_in_flight(digest) for fetch in list(self._fetches)):
+            return None
         self._store.put(cid, data)
         return cid
 

@@ -19,7 +19,7 @@ import trio
 
 from gpumarket.adapters.bitswap import Bitswap, Network
 from gpumarket.adapters.blockstore import GC_GRACE_S, FileBlockStore, StoreSize
-from gpumarket.adapters.trees import add_tree, export_tree, read_content
+from gpumarket.adapters.trees import TreeAdder, export_tree, read_content
 from gpumarket.protocol.cids import Codec, ContentId, compute_cid, format_cid, parse_cid
 from gpumarket.protocol.errors import ContentError, RemoteProtocolError
 from gpumarket.protocol.ids import Cid
@@ -110,10 +110,12 @@ class EmbeddedNode:
         await self._bitswap.run(task_status=task_status)
 
     async def add_file(self, path: Path) -> Cid:
-        return await self._add_tree(path, is_directory=False)
+        entry = await self._change(lambda: TreeAdder(self._put_block).add_file(path))
+        return format_cid(entry.cid)
 
     async def add_directory(self, path: Path) -> Cid:
-        return await self._add_tree(path, is_directory=True)
+        entry = await self._change(lambda: TreeAdder(self._put_block).add_directory(path))
+        return format_cid(entry.cid)
 
     async def add_bytes(self, data: bytes) -> Cid:
         return format_cid(await self._change(lambda: self._put_bytes(data)))
@@ -168,12 +170,6 @@ class EmbeddedNode:
     def measure_store(self) -> StoreSize:
         """Say how full the store is."""
         return self._store.measure()
-
-    async def _add_tree(self, path: Path, *, is_directory: bool) -> Cid:
-        entry = await self._change(
-            lambda: add_tree(path, self._put_block, is_directory=is_directory)
-        )
-        return format_cid(entry.cid)
 
     def _put_block(self, block: Block) -> None:
         trio.from_thread.check_cancelled()

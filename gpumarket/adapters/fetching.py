@@ -1,6 +1,5 @@
 """
-Fetching one graph of blocks from several peers: what is missing, who is asked, what to do when
-a peer has it not, goes away, stalls or lies.
+Fetching one graph of blocks from several peers that may lack it, leave, stall or lie.
 
 This file decides and keeps count; `bitswap.py` moves the bytes. First every source is asked
 whether it has the root. Blocks are then asked for in reading order, each from one peer at a time,
@@ -9,6 +8,7 @@ spread over all peers that have the root.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +31,8 @@ FETCH_BLOCKS_MAX = 2_000_000
 SOURCES_MAX = 32
 STALL_S = 10.0
 """A peer that owes blocks and sends none for this long loses them to another."""
+HANG_UP_S = 2.0
+"""The same, for a peer that has also closed its last stream to us."""
 ASK_AGAIN_S = 2.0
 
 
@@ -56,6 +58,7 @@ class Source:
     owed: dict[bytes, ContentId] = field(default_factory=dict)
     lacks: dict[bytes, float] = field(default_factory=dict)
     progress_at: float = 0.0
+    hung_up_at: float = math.inf
 
     def describe(self) -> str:
         """Say in an error what became of this peer."""
@@ -120,6 +123,7 @@ class Fetch:
         for source in self.sources:
             if source.peer_id == peer_id:
                 source.progress_at = trio.current_time()
+                source.hung_up_at = math.inf
                 if source.state is not SourceState.REFUSED:
                     source.state = SourceState.HAS
             source.owed.pop(cid.digest, None)
@@ -151,6 +155,7 @@ class Fetch:
             if source.peer_id == peer_id and source.state is not SourceState.REFUSED:
                 source.state = state
                 source.reason = reason
+                source.hung_up_at = math.inf
                 self._give_back(source.owed)
                 source.owed.clear()
         self._wake()
@@ -160,9 +165,19 @@ class Fetch:
         self.error = error
         self._wake()
 
+    def note_hang_up(self, peer_id: str) -> None:
+        """A peer has closed its last stream; it may open another at once."""
+        for source in self.sources:
+            if source.peer_id == peer_id:
+                source.hung_up_at = trio.current_time()
+
     def has_debtor(self, peer_id: str) -> bool:
         """Say whether a peer still owes this fetch something."""
         return any(source.peer_id == peer_id and source.owed for source in self.sources)
+
+    def is_in_flight(self, digest: bytes) -> bool:
+        """Say whether a block has been asked for and not arrived."""
+        return self.error is None and digest in self._in_flight
 
     def is_owed(self, peer_id: str, cid: ContentId) -> bool:
         """Say whether a peer is still to send one block."""
@@ -261,6 +276,8 @@ class Fetch:
         for source in self.sources:
             if source.owed and now - source.progress_at > STALL_S:
                 self.lose_peer(source.peer_id, SourceState.STALLED)
+            if source.owed and now - source.hung_up_at > HANG_UP_S:
+                self.lose_peer(source.peer_id, SourceState.CONNECTING, "hung up")
             for digest in [d for d, at in source.lacks.items() if now - at > ASK_AGAIN_S]:
                 del source.lacks[digest]
         if all(source.state is SourceState.REFUSED for source in self.sources):

@@ -19,8 +19,10 @@ from gpumarket.protocol.unixfs import (
     DEPTH_MAX,
     Block,
     Entry,
+    KUBO_V1,
     FileBuilder,
     GetBlock,
+    Layout,
     UnixNode,
     build_directory,
     is_plain_name,
@@ -58,48 +60,50 @@ class Allowance:
             )
 
 
-def add_tree(path: Path, put_block: PutBlock, *, is_directory: bool) -> Entry:
-    """Turn a file or a folder into blocks; raises `InvalidInput` for anything else."""
-    return _add_entry(path, put_block, Allowance(2**63), DEPTH_MAX, is_directory=is_directory)
+class TreeAdder:
+    """Turns files and folders into blocks, which go to `put_block` as they become whole."""
 
+    def __init__(self, put_block: PutBlock, layout: Layout = KUBO_V1) -> None:
+        self._put_block = put_block
+        self._layout = layout
+        self._allowance = Allowance(2**63)
 
-def _add_entry(
-    path: Path, put_block: PutBlock, allowance: Allowance, depth_left: int, *, is_directory: bool
-) -> Entry:
-    allowance.use_entry()
-    if depth_left == 0:
-        raise InvalidInput(f"{path} lies more than {DEPTH_MAX} folders deep", code="GM-6011")
-    with _translate_os_errors(path):
-        if not is_directory:
-            return _add_file(path, put_block)
+    def add_file(self, path: Path) -> Entry:
+        """Add one regular file; anything else, also a symbolic link, is refused."""
+        with _translate_os_errors(path):
+            return self._add_file(path)
+
+    def add_directory(self, path: Path, depth_left: int = DEPTH_MAX) -> Entry:
+        """Add a folder and all below it."""
+        self._allowance.use_entry()
+        if depth_left == 0:
+            raise InvalidInput(f"{path} lies more than {DEPTH_MAX} folders deep", code="GM-6011")
         entries = {}
-        for child in sorted(os.scandir(path), key=lambda child: child.name):
-            entries[child.name] = _add_entry(
-                path / child.name,
-                put_block,
-                allowance,
-                depth_left - 1,
-                is_directory=child.is_dir(follow_symlinks=False),
-            )
-    block, entry = build_directory(entries)
-    put_block(block)
-    return entry
+        with _translate_os_errors(path):
+            children = sorted(os.scandir(path), key=lambda child: child.name)
+        for child in children:
+            if child.is_dir(follow_symlinks=False):
+                entries[child.name] = self.add_directory(path / child.name, depth_left - 1)
+            else:
+                entries[child.name] = self.add_file(path / child.name)
+        block, entry = build_directory(entries, self._layout)
+        self._put_block(block)
+        return entry
 
-
-def _add_file(path: Path, put_block: PutBlock) -> Entry:
-    builder = FileBuilder()
-    # Non-blocking, so that a named pipe does not hold us before we see what it is.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInput(f"{path} is not a regular file", code="GM-6011")
-        while piece := file.read(READ_BYTES):
-            for block in builder.add(piece):
-                put_block(block)
-    for block in builder.finish():
-        put_block(block)
-    assert builder.root is not None
-    return builder.root
+    def _add_file(self, path: Path) -> Entry:
+        self._allowance.use_entry()
+        builder = FileBuilder(self._layout)
+        # Non-blocking, so that a named pipe does not hold us before we see what it is.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(path, flags), "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidInput(f"{path} is not a regular file", code="GM-6011")
+            while piece := file.read(READ_BYTES):
+                for block in builder.add(piece):
+                    self._put_block(block)
+        for block in builder.finish():
+            self._put_block(block)
+        return builder.root
 
 
 def read_content(root: ContentId, get_block: GetBlock, *, bytes_max: int) -> bytes:
@@ -147,8 +151,7 @@ def _write_file(node: UnixNode, path: Path, get_block: GetBlock) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(path, flags, 0o644), "wb") as file:
         try:
-            for piece in read_below(node, get_block):
-                file.write(piece)
+            file.writelines(read_below(node, get_block))
             file.flush()
         except BaseException:
             path.unlink(missing_ok=True)

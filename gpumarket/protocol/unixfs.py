@@ -22,7 +22,7 @@ from gpumarket.protocol.dagpb import (
     decode_node_untrusted,
     encode_node,
 )
-from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
+from gpumarket.protocol.errors import InvalidInput, LocalProtocolError, RemoteProtocolError
 from gpumarket.protocol.varint import (
     WIRE_BYTES,
     WIRE_VARINT,
@@ -122,7 +122,14 @@ class FileBuilder:
         self._layout = layout
         self._rest = bytearray()
         self._levels: list[list[Entry]] = [[]]
-        self.root: Entry | None = None
+        self._root: Entry | None = None
+
+    @property
+    def root(self) -> Entry:
+        """The finished file."""
+        if self._root is None:
+            raise LocalProtocolError("a file was asked for its root before it was finished")
+        return self._root
 
     def add(self, piece: bytes) -> Iterator[Block]:
         """Take the next bytes of the file, of any length."""
@@ -143,7 +150,7 @@ class FileBuilder:
             if self._levels[level]:
                 yield from self._close_node(level)
             level += 1
-        self.root = self._levels[level][0]
+        self._root = self._levels[level][0]
 
     def _add_leaf(self, chunk: bytes) -> Iterator[Block]:
         if self._layout.has_raw_leaves:

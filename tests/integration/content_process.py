@@ -21,6 +21,7 @@ from gpumarket.protocol.errors import GpuMarketError
 async def answer(node: EmbeddedNode, command: dict[str, Any]) -> dict[str, Any]:
     """Do one command; time it."""
     started = time.perf_counter()
+    reply: dict[str, Any] = {}
     try:
         match command["do"]:
             case "add":
@@ -38,12 +39,16 @@ async def answer(node: EmbeddedNode, command: dict[str, Any]) -> dict[str, Any]:
                 }
             case "export":
                 await node.export(command["cid"], Path(command["path"]))
-                reply = {}
             case _:
                 raise ValueError(command)
     except GpuMarketError as error:
         reply = {"error": error.message, "code": error.code, "why": error.why}
     return {**reply, "seconds": time.perf_counter() - started}
+
+
+def tell(reply: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(reply) + "\n")
+    sys.stdout.flush()
 
 
 async def main() -> None:
@@ -54,10 +59,10 @@ async def main() -> None:
         open_network(key_seed=seed, listen_port=0) as network,
         open_node(network, folder, quota_bytes=quota_bytes) as node,
     ):
-        print(json.dumps({"address": network.addresses[0]}), flush=True)
+        tell({"address": network.addresses[0]})
         stdin = trio.wrap_file(sys.stdin)
         while line := await stdin.readline():
-            print(json.dumps(await answer(node, json.loads(line))), flush=True)
+            tell(await answer(node, json.loads(line)))
 
 
 if __name__ == "__main__":
