@@ -1,0 +1,58 @@
+"""What a coordinator is and how patient it is; fixed for the life of its state."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gpumarket.protocol.ids import Address
+from gpumarket.protocol.signing import Domain
+from gpumarket.protocol.units import Amount
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Identity, price and patience; all times are whole seconds."""
+
+    domain: Domain
+    coordinator: Address
+    fee: Amount = Amount(0)
+    """Charged once for a job whose every task was accepted; zero is no fee."""
+
+    grace_seconds: int = 10
+    """How long a session may be gone before its leases or checks go to others."""
+    restart_grace_seconds: int = 30
+    """The same after our own restart, when everybody has to find us again."""
+    accept_seconds: int = 15
+    """How long a provider may think about a lease."""
+    avoid_seconds: int = 30
+    """How long a task stays away from a provider that declined, lost or stalled it."""
+    lease_extra_seconds: int = 300
+    """Time on top of `run_seconds` for fetching the image and inputs."""
+
+    epoch_seconds: int = 60
+    """The longest that a receipt waits for its epoch."""
+    epoch_receipts_max: int = 256
+    epochs_open_max: int = 32
+    root_seconds: int = 15
+    opening_seconds: int = 30
+
+    check_extra_seconds: int = 300
+    """Time on top of `run_seconds` for a verifier."""
+    compare_seconds: int = 120
+    """How long a verifier may take from the opened result to its verdict."""
+    check_attempts_max: int = 3
+    fetch_seconds: int = 300
+    fetch_attempts_max: int = 3
+    retry_seconds: int = 10
+    """How long to wait before a chain call or a fetch is tried again."""
+    settle_margin_seconds: int = 120
+    """How long before `settleBy` a job is cut off and settled as it stands."""
+
+    jobs_open_max: int = 2_000
+    jobs_kept_max: int = 10_000
+    """Ended jobs whose record is kept for proofs; the oldest go first."""
+    peers_max: int = 10_000
+    """Providers, and as many verifiers, in the book."""
+    slots_max: int = 64
+    """The most tasks at once on one provider, whatever its offer says."""
+    log_entries_max: int = 2_000
+    """Log entries kept for one job."""

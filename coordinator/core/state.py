@@ -1,0 +1,399 @@
+"""
+Everything a coordinator knows, as one value that can be written down and read back.
+
+Only `decide` changes any of it, and only along the tables of `lifecycle.py`. Money is base
+units, times unix seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+
+import msgspec
+
+from coordinator.core.lifecycle import (
+    ENDS,
+    NEXT_CHECK,
+    NEXT_EPOCH,
+    NEXT_JOB,
+    NEXT_PART,
+    NEXT_UNIT,
+    CheckState,
+    EpochState,
+    JobState,
+    PartStage,
+    UnitState,
+)
+from coordinator.core.reputation import DayFacts, Standing, find_today
+from coordinator.core.settings import Settings
+from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal, Verdict
+from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.ids import Address, Hash32, Multiaddr, format_hex
+from gpumarket.protocol.job import JobSpec
+from gpumarket.protocol.lease import Fault, LeaseState, Reason, check_transition
+from gpumarket.protocol.offer import Offer, VerifierCard
+from gpumarket.protocol.order import Order
+from gpumarket.protocol.receipt import ProviderRoot, Receipt
+from gpumarket.protocol.settlement import Batch
+from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.units import Amount, Timestamp
+
+# ---- peers ---------------------------------------------------------------------------------
+
+
+class Provider(msgspec.Struct, kw_only=True):
+    """A provider in the book, connected or not."""
+
+    offer: Signed[Offer]
+    session: int
+    """The session it has now; zero is none."""
+    stake: Amount
+    lost_at: Timestamp | None = None
+    """Since when it has no session."""
+    lease_ids: list[Hash32] = []
+    """Leases that take a slot: proposed or active."""
+
+
+class Verifier(msgspec.Struct, kw_only=True):
+    """A verifier in the book, connected or not."""
+
+    card: Signed[VerifierCard]
+    session: int
+    stake: Amount
+    lost_at: Timestamp | None = None
+    asked: list[Hash32] = []
+    """Receipt hashes it is re-executing: each takes a slot."""
+
+
+class Escrow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a requester had on chain at some block."""
+
+    balance: Amount
+    block: int
+
+
+# ---- work ----------------------------------------------------------------------------------
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of a task that came to nothing."""
+
+    provider: Address
+    reason: Reason
+    at: Timestamp
+    exit_code: int = 0
+    log_tail: str = ""
+
+
+class Unit(msgspec.Struct, kw_only=True):
+    """One task of a job."""
+
+    index: int
+    state: UnitState = UnitState.WAITING
+    attempts: int = 0
+    """Leases so far: the next lease's attempt number."""
+    lease_id: Hash32 | None = None
+    """The lease it is on, finished by or accepted from."""
+    failures: list[Failure] = []
+    avoided: dict[Address, Timestamp] = {}
+    """Providers that do not get it before a time."""
+
+
+class Lease(msgspec.Struct, kw_only=True):
+    """One task on one provider, with all that came of it."""
+
+    lease_id: Hash32
+    order_hash: Hash32
+    unit: int
+    attempt: int
+    provider: Address
+    state: LeaseState = LeaseState.PROPOSED
+    price_per_device_hour: Amount
+    price_max: Amount
+    proposed_at: Timestamp
+    accept_by: Timestamp
+    deadline: Timestamp
+    accepted_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+    duration_ms: int = 0
+    receipt: Signed[Receipt] | None = None
+    epoch: int | None = None
+    opening: Signed[Opening] | None = None
+    is_output_here: bool = False
+    fetch_attempts: int = 0
+    fetch_by: Timestamp | None = None
+    """When to give up or try again; None while no fetch is wanted."""
+    output_problem: str = ""
+    """Why the output cannot be had; empty while it may still come."""
+    reason: Reason | None = None
+    phase: str = ""
+    progress_done: int = 0
+    progress_total: int = 0
+    line: str = ""
+    """Phase, progress and last line are for display: they may be lost in a crash."""
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to a job, for people and for scripts."""
+
+    sequence: int
+    at: Timestamp
+    type: str
+    """A short name: `submitted`, `leased`, `started`, `finished`, `lost`, `match`, `settled` …"""
+    task: int | None = None
+    actor: Address | None = None
+    fault: Fault = "none"
+    code: str = ""
+    text: str = ""
+
+
+class BatchRecord(msgspec.Struct, kw_only=True):
+    """One batch of a job: made once, then posted."""
+
+    batch: Batch
+    sequence: int | None = None
+    block: int = 0
+    tx: Hash32 | None = None
+    problem: str = ""
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One job and its record."""
+
+    order_hash: Hash32
+    job_id: str
+    order: Signed[Order]
+    spec: JobSpec
+    idempotency_key: str
+    created_at: Timestamp
+    queue_by: Timestamp
+    capacity_by: Timestamp | None
+    """Until when some provider must fit at all; None where one did at submission."""
+    settle_at: Timestamp
+    """When the job is cut off and settled as it stands."""
+    state: JobState = JobState.QUEUED
+    outcome: JobState = JobState.SETTLED
+    """What it becomes when its money has moved."""
+    reason: Reason | None = None
+    """Set once the job is ending early: from then on no task is placed."""
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    units: list[Unit]
+    counts: dict[UnitState, int]
+    waiting: list[int]
+    """Indexes of waiting units, rising."""
+    excluded: list[Address] = []
+    """Providers that get no more of this job."""
+    epochs: list[int] = []
+    batches: list[BatchRecord] = []
+    log: list[LogEntry] = []
+    log_next: int = 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will change."""
+        return self.state in ENDS
+
+
+# ---- checking ------------------------------------------------------------------------------
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """One sampled receipt and its re-execution."""
+
+    receipt_hash: Hash32
+    lease_id: Hash32
+    order_hash: Hash32
+    unit: int
+    provider: Address
+    state: CheckState = CheckState.WAITING
+    verifier: Address | None = None
+    price: Amount = Amount(0)
+    deadline: Timestamp | None = None
+    tried: list[Address] = []
+    attempts: int = 0
+    seal: Signed[Seal] | None = None
+    attestation: Signed[Attestation] | None = None
+    evidence: Evidence | None = None
+    verdict: Verdict | None = None
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """One provider's receipts in an epoch."""
+
+    lease_ids: tuple[Hash32, ...]
+    """Sorted by (order hash, unit): the order of the leaves."""
+    expected: ProviderRoot
+    stage: PartStage = PartStage.SIGNING
+    deadline: Timestamp
+    signed: Signed[ProviderRoot] | None = None
+    open_orders: list[Hash32] = []
+    """Orders whose leases here are still to be judged; each is judged as a whole."""
+    accepted: list[Hash32] = []
+    rejected: list[Hash32] = []
+    reason: Reason | None = None
+
+
+class Epoch(msgspec.Struct, kw_only=True):
+    """Receipts that are committed, sampled and checked together."""
+
+    number: int
+    opened_at: Timestamp
+    root_by: Timestamp
+    parts: dict[Address, Part]
+    """By provider, rising."""
+    state: EpochState = EpochState.COLLECTING
+    nonce: Hash32 | None = None
+    eligible: tuple[Signed[VerifierCard], ...] = ()
+    """Verifiers connected at commitment, by address."""
+    sequence: int | None = None
+    block: int = 0
+    commit_tx: Hash32 | None = None
+    seed: Hash32 | None = None
+    seed_nonces: bytes = b""
+    mix_hash: Hash32 | None = None
+    seed_block: int = 0
+    header_rlp: bytes = b""
+    seed_tx: Hash32 | None = None
+    problem: str = ""
+    """Why the chain does not move on; empty when it does."""
+    checks: dict[Hash32, Check] = {}
+    """By receipt hash."""
+
+
+# ---- all of it -----------------------------------------------------------------------------
+
+
+class State(msgspec.Struct, kw_only=True):
+    """A coordinator's whole memory; `decide.py` gives it its two methods."""
+
+    settings: Settings
+    now: Timestamp = Timestamp(0)
+    sources: tuple[Multiaddr, ...] = ()
+    providers: dict[Address, Provider] = {}
+    verifiers: dict[Address, Verifier] = {}
+    standings: dict[Address, Standing] = {}
+    escrows: dict[Address, Escrow] = {}
+    """Of requesters with live jobs, as last seen."""
+    jobs: dict[Hash32, Job] = {}
+    live: dict[Hash32, None] = {}
+    """Jobs that are not over, oldest first."""
+    over: list[Hash32] = []
+    """Jobs that are over, in the order they ended."""
+    keys: dict[str, Hash32] = {}
+    """Idempotency keys and the order each belongs to."""
+    leases: dict[Hash32, Lease] = {}
+    pool: dict[Hash32, Timestamp] = {}
+    """Finished leases in no epoch yet, oldest first, with when they finished."""
+    epochs: dict[int, Epoch] = {}
+    open_epochs: list[int] = []
+    next_epoch: int = 1
+    check_epochs: dict[Hash32, int] = {}
+    """Where the check of a receipt is found, for open epochs."""
+    waiting_checks: dict[Hash32, None] = {}
+    touched: dict[Hash32, None] = {}
+    """Jobs to look at before `decide` returns; empty in between."""
+    timers: list[tuple[int, str, bytes]] = []
+    """A heap of (when, kind, key). A timer whose cause is gone does nothing when it fires."""
+
+
+def set_timer(state: State, at: int, kind: str, key: bytes = b"") -> None:
+    """Ask to be woken at a time; `decide.py` names what each kind does."""
+    heapq.heappush(state.timers, (at, kind, key))
+
+
+def write_log(
+    state: State,
+    job: Job,
+    type_: str,
+    text: str = "",
+    *,
+    task: int | None = None,
+    actor: Address | None = None,
+    reason: Reason | None = None,
+) -> None:
+    """Add an entry to a job's log; the oldest entries beyond the limit go."""
+    entry = LogEntry(
+        sequence=job.log_next,
+        at=state.now,
+        type=type_,
+        task=task,
+        actor=actor,
+        fault=reason.fault if reason else "none",
+        code=reason.code if reason else "",
+        text=text or (reason.text if reason else ""),
+    )
+    job.log.append(entry)
+    job.log_next += 1
+    del job.log[: -state.settings.log_entries_max]
+
+
+def move_job(state: State, job: Job, to: JobState) -> None:
+    """Change a job's state as `NEXT_JOB` allows; the same state again is no change."""
+    if job.state is to:
+        return
+    if to not in NEXT_JOB[job.state]:
+        raise LocalProtocolError(f"a job cannot go from {job.state.value} to {to.value}")
+    job.state = to
+    write_log(state, job, to.value, reason=job.reason if to in ENDS else None)
+
+
+def move_unit(state: State, job: Job, unit: Unit, to: UnitState) -> None:
+    """Change a unit's state as `NEXT_UNIT` allows, and the job's counts with it."""
+    if to not in NEXT_UNIT[unit.state]:
+        raise LocalProtocolError(f"a unit cannot go from {unit.state.value} to {to.value}")
+    job.counts[unit.state] -= 1
+    job.counts[to] += 1
+    if unit.state is UnitState.WAITING:
+        job.waiting.remove(unit.index)
+    if to is UnitState.WAITING:
+        insort(job.waiting, unit.index)
+        unit.lease_id = None
+    unit.state = to
+    state.touched[job.order_hash] = None
+
+
+def move_lease(state: State, lease: Lease, to: LeaseState) -> None:
+    """Change a lease's state as the protocol's table allows, and free its slot when it is done."""
+    check_transition(lease.state, to)
+    provider = state.providers.get(lease.provider)
+    if provider and to is not LeaseState.ACTIVE and lease.lease_id in provider.lease_ids:
+        provider.lease_ids.remove(lease.lease_id)
+    if to is LeaseState.ENDED:
+        state.pool.pop(lease.lease_id, None)
+    lease.state = to
+
+
+def move_epoch(epoch: Epoch, to: EpochState) -> None:
+    """Change an epoch's state as `NEXT_EPOCH` allows."""
+    if to not in NEXT_EPOCH[epoch.state]:
+        raise LocalProtocolError(f"an epoch cannot go from {epoch.state.value} to {to.value}")
+    epoch.state = to
+
+
+def move_part(part: Part, to: PartStage) -> None:
+    """Change a part's stage as `NEXT_PART` allows."""
+    if to not in NEXT_PART[part.stage]:
+        raise LocalProtocolError(f"a part cannot go from {part.stage.value} to {to.value}")
+    part.stage = to
+
+
+def move_check(check: Check, to: CheckState) -> None:
+    """Change a check's state as `NEXT_CHECK` allows."""
+    if to not in NEXT_CHECK[check.state]:
+        raise LocalProtocolError(f"a check cannot go from {check.state.value} to {to.value}")
+    check.state = to
+
+
+def get_receipt(lease: Lease) -> Signed[Receipt]:
+    """Return the receipt of a lease that is finished."""
+    if lease.receipt is None:
+        raise LocalProtocolError(f"lease {format_hex(lease.lease_id)} has no receipt")
+    return lease.receipt
+
+
+def note_facts(state: State, provider: Address) -> DayFacts:
+    """Return today's facts of a provider, to be added to."""
+    standing = state.standings.setdefault(provider, Standing(first_seen_at=state.now))
+    return find_today(standing, state.now)
