@@ -107,6 +107,19 @@ abstract contract Fixture {
         return settlement.postBatch(DATA, _one(ALICE), _one(payee), _lane(0, 0, 1, amount));
     }
 
+    /* HEADERS */
+
+    /// @dev RLP of a header as long as a real one of Prague: 21 fields, 600 bytes and some.
+    function _header(bytes32 mixHash) internal pure returns (bytes memory) {
+        bytes memory hash = abi.encodePacked(bytes1(0xa0), keccak256("field"));
+        bytes memory fields = bytes.concat(hash, hash, abi.encodePacked(bytes1(0x94), COORDINATOR));
+        fields = bytes.concat(fields, hash, hash, hash, hex"b90100", new bytes(256), hex"80");
+        fields = bytes.concat(fields, hex"830f4240", hex"8401c9c380", hex"82ffff", hex"8465000000");
+        fields = bytes.concat(fields, hex"80", hex"a0", mixHash, hex"880000000000000000");
+        fields = bytes.concat(fields, hex"85012a05f200", hash, hex"80", hex"80", hash, hash);
+        return bytes.concat(hex"f9", bytes2(uint16(fields.length)), fields);
+    }
+
     /* ASSERTIONS */
 
     function assertEq(uint256 actual, uint256 expected, string memory what) internal pure {

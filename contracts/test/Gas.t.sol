@@ -41,7 +41,7 @@ contract GasTest is Fixture {
         );
         _run("commit, first of the committer", COORDINATOR, call_);
         _run("commit", COORDINATOR, call_);
-        bytes memory header = _header();
+        bytes memory header = _header(keccak256("randomness"));
         uint256 seedBlock = 1000 + SEED_DELAY;
         VM.roll(seedBlock + 1);
         VM.setBlockhash(seedBlock, keccak256(header));
@@ -117,16 +117,5 @@ contract GasTest is Fixture {
                 lanes = bytes.concat(lanes, abi.encodePacked(i, j, jobs, amount, root));
             }
         }
-    }
-
-    /// @dev As long as a Prague header: 21 fields, 600 bytes and some.
-    function _header() internal pure returns (bytes memory) {
-        bytes memory hash = abi.encodePacked(bytes1(0xa0), keccak256("field"));
-        bytes memory fields = bytes.concat(hash, hash, abi.encodePacked(bytes1(0x94), COORDINATOR));
-        fields = bytes.concat(fields, hash, hash, hash, hex"b90100", new bytes(256), hex"80");
-        fields = bytes.concat(fields, hex"830f4240", hex"8401c9c380", hex"82ffff", hex"8465000000");
-        fields = bytes.concat(fields, hex"80", hash, hex"880000000000000000", hex"85012a05f200");
-        fields = bytes.concat(fields, hash, hex"80", hex"80", hash, hash);
-        return bytes.concat(hex"f9", bytes2(uint16(fields.length)), fields);
     }
 }
