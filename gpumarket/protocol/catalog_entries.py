@@ -159,10 +159,6 @@ gpumarket doctor""",
 a transaction was not mined in time
 The transaction was sent, but no block has it yet; it may still come.
 gpumarket wallet balance""",
-    """GM-3003 503 UNREACHABLE chain retry
-the contract is not there
-The chain has no settlement contract at the configured address.
-gpumarket config show --origin""",
     """GM-3010 402 NO_MONEY requester final
 not enough tokens in the wallet
 The account holds less than should be moved.
@@ -184,7 +180,11 @@ gpumarket wallet balance""",
 wrong network
 The coordinator, the RPC and the configuration must mean one chain; they do not.
 gpumarket config show --origin""",
-    """GM-3021 403 NOT_ALLOWED requester final
+    """GM-3021 503 UNREACHABLE chain retry
+the contract is not there
+The chain has no settlement contract at the configured address.
+gpumarket config show --origin""",
+    """GM-3022 403 NOT_ALLOWED requester final
 test keys are for the devnet only
 The private key of this account is public; on a real chain anybody could take its money.
 gpumarket wallet new""",
