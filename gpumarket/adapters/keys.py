@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
-from nacl.public import PrivateKey as SealingKey
 
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, Hash32
@@ -47,6 +46,8 @@ class Identity:
     @property
     def sealing_public(self) -> Hash32:
         """The public X25519 key that others seal to."""
+        from nacl.public import PrivateKey as SealingKey  # the client opens keystores without it
+
         return bytes(SealingKey(self.sealing_secret).public_key)
 
 
