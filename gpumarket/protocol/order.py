@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
-from gpumarket.protocol.signing import encode_address, encode_uint, keccak256
+from gpumarket.protocol.signing import Document, encode_address, encode_uint, keccak256
 from gpumarket.protocol.units import U32, U64, Amount, Timestamp
 
 _ORDER_TYPE = keccak256(
@@ -84,6 +86,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.units <= line < self.fee_line:
             return Amount(self.max_check_price)
         return Amount(self.max_fee) if line == self.fee_line else None
+
+
+class CancelOrder(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A requester's signed wish that no more of an order is started."""
+
+    KIND: ClassVar[str] = "gpumarket.cancel.v1"
+
+    order_hash: Hash32
 
 
 def check_order_fits(order: Order, spec: JobSpec, *, now: Timestamp) -> None:
