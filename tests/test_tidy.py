@@ -69,7 +69,16 @@ SILENCED_WELL = re.compile(
 def list_files() -> tuple[str, ...]:
     """Name every file that is in git or would be added to it."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ],
         cwd=ROOT,
         check=True,
         capture_output=True,
