@@ -12,7 +12,8 @@ from gpumarket.protocol.errors import InvalidInput
 TOKEN_SYMBOL: Final = "USDC"
 TOKEN_DECIMALS: Final = 6
 BASE_UNITS_PER_TOKEN: Final = 10**TOKEN_DECIMALS
-MS_PER_HOUR: Final = 3_600_000
+MS_PER_SECOND: Final = 1_000
+MS_PER_HOUR: Final = 3_600 * MS_PER_SECOND
 PPM: Final = 1_000_000
 """Parts per million: how shares and probabilities travel, since documents hold no floats."""
 

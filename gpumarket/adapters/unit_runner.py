@@ -1,0 +1,180 @@
+"""
+One unit of a job from its inputs to its stored output: the same for provider and verifier.
+
+Both run the same bytes with the same environment, limits and mount points, so a program cannot
+tell whether it earns or is checked, and two honest runs differ by their machines only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from gpumarket.adapters.content import ContentStore
+from gpumarket.adapters.execution import (
+    InputMount,
+    Limits,
+    OnOutput,
+    RunRequest,
+    RunResult,
+    Sandbox,
+)
+from gpumarket.protocol.ids import Cid
+from gpumarket.protocol.job import JobSpec, make_unit_env
+from gpumarket.protocol.units import MS_PER_SECOND
+
+CPU_MILLIS_PER_CPU = 1000
+OUTPUT_BYTES_DEFAULT = 10**9
+OUTPUT_PATH_DEFAULT = "/out"
+READABLE_MODE = 0o755
+
+
+class ImageHolder(Sandbox, Protocol):
+    """A sandbox that can tell whether it has an image already."""
+
+    async def has_image(self, config_digest: str) -> bool:
+        """Say whether the engine has the image with this configuration digest."""
+        ...
+
+
+class UnitRunner:
+    """Prepares, runs and stores units inside one folder; each run has a name of its own."""
+
+    def __init__(self, *, content: ContentStore, sandbox: ImageHolder, folder: Path) -> None:
+        self._content = content
+        self._sandbox = sandbox
+        self._inputs = folder / "inputs"
+        self._runs = folder / "runs"
+        for part in (self._inputs, self._runs):
+            part.mkdir(parents=True, exist_ok=True)
+        # Two units of one job want the same inputs at the same time: stage them once.
+        self._staging = trio.Lock()
+
+    async def prepare(self, job: JobSpec, *, sources: Sequence[str], deadline_s: float) -> None:
+        """Have the job's image in the engine and its inputs on disk; raises what went wrong."""
+        async with self._staging:
+            with trio.fail_after(2 * deadline_s):
+                await self._prepare_image(job, sources, deadline_s)
+                for item in job.inputs:
+                    await self._stage(item.cid, item.size_bytes, sources, deadline_s)
+
+    async def run(
+        self,
+        job: JobSpec,
+        unit: int,
+        *,
+        name: str,
+        job_id: str,
+        device_ids: tuple[str, ...] = (),
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run the unit's program in the sandbox; its output stays in the run's folder."""
+        output = job.outputs[0] if job.outputs else None
+        folder = self._runs / name
+        await trio.to_thread.run_sync(self._make_run_folder, folder)
+        request = RunRequest(
+            name=f"gpumarket-{name}",
+            lease_id=name,
+            image_digest=job.image.digest.removeprefix("sha256:"),
+            argv=job.command,
+            env=make_unit_env(job, unit, job_id=job_id),
+            inputs=tuple(
+                InputMount(host_path=self._inputs / item.cid, container_path=item.path)
+                for item in job.inputs
+            ),
+            output_path=output.path if output else OUTPUT_PATH_DEFAULT,
+            output_folder=folder,
+            limits=Limits(
+                memory_bytes=job.resources.memory_bytes,
+                cpu_millis=job.resources.cpus * CPU_MILLIS_PER_CPU,
+                run_ms=job.limits.run_seconds * MS_PER_SECOND,
+                output_bytes=output.bytes_max if output else OUTPUT_BYTES_DEFAULT,
+                shm_bytes=job.resources.shm_bytes,
+            ),
+            gpu_device_ids=device_ids,
+            runtime="runsc" if job.placement.isolation == "gvisor" else "runc",
+        )
+        return await self._sandbox.run(request, on_output=on_output)
+
+    async def store(self, name: str) -> tuple[Cid, int]:
+        """Add a run's output to the content store and pin it; returns its CID and file bytes."""
+        folder = self._runs / name
+        size = await trio.to_thread.run_sync(_measure_folder, folder)
+        cid = await self._content.add_directory(folder)
+        await self._content.pin(cid, f"run-{name}")
+        return cid, size
+
+    def find_output(self, name: str) -> Path:
+        """Return the folder that a run writes its output to."""
+        return self._runs / name
+
+    async def stop(self, name: str) -> None:
+        """Kill a run's container, if there is one."""
+        await self._sandbox.kill(f"gpumarket-{name}")
+
+    async def clean(self, name: str, *, is_output_kept: bool) -> None:
+        """Remove a run's folder, and unless kept let go of its output."""
+        if not is_output_kept:
+            await self._content.unpin(f"run-{name}")
+        await trio.to_thread.run_sync(_remove_tree, self._runs / name)
+
+    async def _prepare_image(self, job: JobSpec, sources: Sequence[str], deadline_s: float) -> None:
+        digest = job.image.digest.removeprefix("sha256:")
+        if await self._sandbox.has_image(digest):
+            return
+        await self._content.fetch(
+            job.image.archive,
+            sources=sources,
+            deadline_s=deadline_s,
+            max_bytes=_with_overhead(job.image.archive_bytes),
+        )
+        path = self._inputs / f"image-{secrets.token_hex(8)}.tar"
+        try:
+            await self._content.export(job.image.archive, path)
+            await self._sandbox.ensure_image(path, digest)
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _stage(
+        self, cid: Cid, size_bytes: int, sources: Sequence[str], deadline_s: float
+    ) -> None:
+        target = self._inputs / cid
+        if target.exists():
+            return
+        await self._content.fetch(
+            cid, sources=sources, deadline_s=deadline_s, max_bytes=_with_overhead(size_bytes)
+        )
+        # Written aside and renamed, so that what is there is whole.
+        aside = self._inputs / f"staging-{secrets.token_hex(8)}"
+        await self._content.export(cid, aside)
+        await trio.to_thread.run_sync(_make_readable, aside)
+        aside.rename(target)
+
+    def _make_run_folder(self, folder: Path) -> None:
+        _remove_tree(folder)
+        folder.mkdir()
+
+
+def _with_overhead(size_bytes: int) -> int:
+    # The DAG around a file: links and framing stay below two percent of it.
+    return size_bytes + size_bytes // 50 + 65_536
+
+
+def _measure_folder(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _make_readable(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        path.chmod(READABLE_MODE)
+
+
+def _remove_tree(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
