@@ -193,7 +193,9 @@ def decode_tar_header(header: bytes) -> tuple[str, bytes, int]:
         size = int(header[124:136].strip(b" \0") or b"0", 8)
         prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
         name = "/".join(
-            part.partition(b"\0")[0].decode("ascii") for part in (prefix, header[:100]) if part[:1] != b"\0" and part
+            part.partition(b"\0")[0].decode("ascii")
+            for part in (prefix, header[:100])
+            if part[:1] != b"\0" and part
         )
     except ValueError:
         raise refuse("a tar header is malformed") from None
