@@ -1,0 +1,169 @@
+"""What a verifier does: one function an effect, each safe to perform twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from gpumarket.adapters.clock import SystemClock, make_nonce
+from gpumarket.adapters.content import ContentStore
+from gpumarket.adapters.keys import Identity
+from gpumarket.adapters.logs import Log
+from gpumarket.adapters.unit_runner import UnitRunner
+from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.errors import ContentError, GpuMarketError
+from gpumarket.protocol.ids import Address, make_job_id
+from gpumarket.protocol.messages import CheckDone, CheckSealed, Declined, Message
+from gpumarket.protocol.signing import Domain
+from verifier.core.comparison import compare_outputs
+from verifier.core.effects import (
+    CompareOutputs,
+    Effect,
+    ReplayUnit,
+    SendAttestation,
+    SendDeclined,
+    SendSeal,
+)
+from verifier.core.events import Event, OutputsCompared, ReplayFailed, UnitReplayed
+
+FETCH_SECONDS_MAX = 300.0
+OUTPUT_BYTES_MAX = 2 * 10**9
+"""The most of one output that is held in memory to compare it."""
+
+
+class Link(Protocol):
+    """What is needed of the sessions with coordinators."""
+
+    async def send(self, coordinator: Address, message: Message) -> bool:
+        """Sign and queue a message; False where there is no session."""
+
+
+@dataclass(slots=True)
+class World:
+    """Everything outside: content, sandbox, coordinators, the time."""
+
+    identity: Identity
+    domain: Domain
+    content: ContentStore
+    runner: UnitRunner
+    link: Link
+    post: Callable[[Event], Awaitable[None]]
+    clock: SystemClock
+    log: Log
+    folder: Path
+    replaying: set[bytes] = field(default_factory=set)
+    """Receipts whose replay goes on, so that a repeated effect does not start a second."""
+
+
+async def perform(effect: Effect, world: World) -> None:
+    """Do one effect and post the event that answers it."""
+    match effect:
+        case ReplayUnit():
+            await _replay(effect, world)
+        case SendSeal():
+            seal = world.identity.key.sign(effect.seal, world.domain).as_signed()
+            await world.link.send(effect.coordinator, CheckSealed(seal=seal))
+        case CompareOutputs():
+            await _compare(effect, world)
+        case SendAttestation():
+            signed = world.identity.key.sign(effect.attestation, world.domain).as_signed()
+            done = CheckDone(attestation=signed, evidence=effect.evidence)
+            await world.link.send(effect.coordinator, done)
+        case SendDeclined():
+            declined = Declined(
+                about=effect.receipt_hash, code=effect.code, need=effect.need, have=effect.have
+            )
+            await world.link.send(effect.coordinator, declined)
+
+
+async def _replay(effect: ReplayUnit, world: World) -> None:
+    request = effect.request
+    if request.receipt_hash in world.replaying:
+        return
+    world.replaying.add(request.receipt_hash)
+    name = request.receipt_hash.hex()
+    runner, job = world.runner, request.job
+    started = trio.current_time()
+    try:
+        await runner.prepare(job, sources=request.sources, deadline_s=FETCH_SECONDS_MAX)
+        job_id = make_job_id(request.order_hash)
+        result = await runner.run(job, request.unit, name=name, job_id=job_id)
+        output, _ = await runner.store(name)
+        await runner.clean(name, is_output_kept=True)
+    except GpuMarketError as error:
+        world.log.warn("a unit could not be replayed", receipt=name, reason=error.message)
+        await world.post(
+            ReplayFailed(
+                receipt_hash=request.receipt_hash,
+                code=error.code,
+                text=error.message,
+                at=world.clock.now(),
+            )
+        )
+        return
+    finally:
+        world.replaying.discard(request.receipt_hash)
+    seconds = round(trio.current_time() - started, 2)
+    world.log.info("unit replayed", unit=request.unit, receipt=name, seconds=seconds)
+    await world.post(
+        UnitReplayed(
+            receipt_hash=request.receipt_hash,
+            output=output,
+            exit_code=0 if result.is_success else result.exit_code or 1,
+            duration_ms=result.wall_ms,
+            nonce=make_nonce(),
+            at=world.clock.now(),
+        )
+    )
+
+
+async def _compare(effect: CompareOutputs, world: World) -> None:
+    verdict, sentence = await _judge(effect, world)
+    world.log.info("outputs compared", verdict=verdict.name, comparison=sentence)
+    await world.post(
+        OutputsCompared(
+            receipt_hash=effect.receipt_hash,
+            verdict=verdict,
+            comparison=sentence,
+            at=world.clock.now(),
+        )
+    )
+
+
+async def _judge(effect: CompareOutputs, world: World) -> tuple[Verdict, str]:
+    if effect.own_output == effect.their_output:
+        return Verdict.MATCH, "both outputs have the same CID"
+    if effect.rule.rule == "bytes":
+        return Verdict.MISMATCH, "the outputs have different CIDs and must be equal by bytes"
+    try:
+        own = await _read_output(effect.own_output, world)
+        await world.content.fetch(
+            effect.their_output,
+            sources=effect.sources,
+            deadline_s=FETCH_SECONDS_MAX,
+            max_bytes=min(OUTPUT_BYTES_MAX, effect.their_bytes + effect.their_bytes // 50 + 65_536),
+        )
+        theirs = await _read_output(effect.their_output, world)
+    except ContentError as error:
+        return Verdict.INCONCLUSIVE, f"an output could not be read: {error.message}"
+    return await trio.to_thread.run_sync(compare_outputs, own, theirs, effect.rule)
+
+
+async def _read_output(cid: str, world: World) -> dict[str, bytes]:
+    """Read an output folder as relative file name to bytes."""
+    target = world.folder / f"compare-{make_nonce().hex()}"
+    try:
+        await world.content.export(cid, target, max_bytes=OUTPUT_BYTES_MAX)
+        return await trio.to_thread.run_sync(_read_folder, target)
+    finally:
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(target, ignore_errors=True))
+
+
+def _read_folder(root: Path) -> dict[str, bytes]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
