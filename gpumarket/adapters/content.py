@@ -23,7 +23,7 @@ from gpumarket.adapters.trees import TreeAdder, export_tree, read_content
 from gpumarket.protocol.cids import Codec, ContentId, compute_cid, format_cid, parse_cid
 from gpumarket.protocol.errors import ContentError, RemoteProtocolError
 from gpumarket.protocol.ids import Cid
-from gpumarket.protocol.unixfs import Block, FileBuilder, decode_unixfs_untrusted, walk_blocks
+from gpumarket.protocol.unixfs import Block, FileBuilder, GetBlock, read_block, walk_blocks
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs in force lack trio's own name
@@ -148,13 +148,19 @@ class EmbeddedNode:
     async def has(self, cid: Cid) -> bool:
         root = parse_cid(cid)
         try:
-            return (await self._call(lambda: self._measure(root))).is_complete
+            return (
+                await self._call(
+                    lambda: measure_content(root, self._store.get, self._store.find_size)
+                )
+            ).is_complete
         except ContentError:
             return False
 
     async def stat(self, cid: Cid) -> ContentStat:
         root = parse_cid(cid)
-        return await self._call(lambda: self._measure(root))
+        return await self._call(
+            lambda: measure_content(root, self._store.get, self._store.find_size)
+        )
 
     async def pin(self, cid: Cid, name: str = "") -> None:
         root = parse_cid(cid)
@@ -179,28 +185,7 @@ class EmbeddedNode:
         builder = FileBuilder()
         for block in (*builder.add(data), *builder.finish()):
             self._put_block(block)
-        return block.cid
-
-    def _measure(self, root: ContentId) -> ContentStat:
-        node = decode_unixfs_untrusted(root, self._store.get(root))
-        stored_bytes = block_count = 0
-        is_complete = True
-        try:
-            for cid in walk_blocks(root, self._store.get):
-                size = self._store.find_size(cid)
-                stored_bytes += size or 0
-                block_count += size is not None
-                is_complete = is_complete and size is not None
-        except ContentError:  # a node in the middle is missing, so what hangs below is unknown
-            is_complete = False
-        return ContentStat(
-            cid=format_cid(root),
-            is_directory=node.is_directory,
-            file_bytes=node.file_bytes,
-            stored_bytes=stored_bytes,
-            block_count=block_count,
-            is_complete=is_complete,
-        )
+        return builder.root.cid
 
     async def _change(self, work: Callable[[], T]) -> T:
         result = await self._call(work)
@@ -214,6 +199,31 @@ class EmbeddedNode:
             raise ContentError(
                 "this is not content that can be read", code="GM-6017", why=error.message
             ) from error
+
+
+def measure_content(
+    root: ContentId, get_block: GetBlock, find_size: Callable[[ContentId], int | None]
+) -> ContentStat:
+    """Walk what is here of a graph; `get_block` raises `ContentError` for what is not."""
+    node = read_block(root, get_block)
+    stored_bytes = block_count = 0
+    is_complete = True
+    try:
+        for cid in walk_blocks(root, get_block):
+            size = find_size(cid)
+            stored_bytes += size or 0
+            block_count += size is not None
+            is_complete = is_complete and size is not None
+    except ContentError:  # a node in the middle is missing, so what hangs below is unknown
+        is_complete = False
+    return ContentStat(
+        cid=format_cid(root),
+        is_directory=node.is_directory,
+        file_bytes=node.file_bytes,
+        stored_bytes=stored_bytes,
+        block_count=block_count,
+        is_complete=is_complete,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -17,9 +17,9 @@ from gpumarket.protocol.cids import ContentId, format_cid
 from gpumarket.protocol.errors import ContentError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.unixfs import (
     DEPTH_MAX,
+    KUBO_V1,
     Block,
     Entry,
-    KUBO_V1,
     FileBuilder,
     GetBlock,
     Layout,
