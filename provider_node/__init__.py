@@ -1,0 +1,1 @@
+"""The provider: sells a machine's devices, runs tasks in containers, signs what it did."""

@@ -1,0 +1,1 @@
+"""What a provider decides, without touching the world."""

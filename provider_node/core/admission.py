@@ -1,0 +1,266 @@
+"""
+Admission: whether to take a lease, or the first reason why not, with what was needed and had.
+
+First come the signatures and what they bind: the coordinator's on the lease, the requester's on
+the order, the order's on the job. Then what the terms allow, then what is free right now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
+from gpumarket.protocol.gpu import Device, DeviceNeed, normalize_model
+from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_hex
+from gpumarket.protocol.job import JobSpec
+from gpumarket.protocol.lease import LeaseOffer, compute_lease_id
+from gpumarket.protocol.order import check_order_fits
+from gpumarket.protocol.signing import Signed, verify
+from gpumarket.protocol.units import Timestamp, format_money, format_size
+from provider_node.core.state import ACTIVE, CLAIMED, LEASES_MAX, Phase, ProviderState
+from provider_node.core.terms import Terms
+
+OUTPUTS_MAX = 1
+"""Output folders of one task that the sandbox can give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The lease is taken, on these devices."""
+
+    devices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The lease is declined: which reason, what it needs, what is here."""
+
+    code: str
+    need: str
+    have: str
+
+
+def check_admission(
+    signed: Signed[LeaseOffer],
+    state: ProviderState,
+    *,
+    sender: Address,
+    disk_free_bytes: int,
+    now: Timestamp,
+) -> Accepted | Refused:
+    """Decide on a proposed lease that is not known yet."""
+    lease = signed.body
+    refused = (
+        _check_signatures(signed, state.terms, sender=sender, now=now)
+        or _check_terms(lease, state.terms, now=now)
+        or _check_room(lease, state, disk_free_bytes=disk_free_bytes)
+    )
+    if refused is not None:
+        return refused
+    devices = _choose_devices(lease.job.resources.devices, state)
+    return devices if isinstance(devices, Refused) else Accepted(devices)
+
+
+def find_fitting_devices(devices: Sequence[Device], need: DeviceNeed) -> tuple[int, ...]:
+    """Return the indexes of the devices that satisfy every bound of a need but its count."""
+    models = {normalize_model(model) for model in need.models}
+    return tuple(
+        index
+        for index, device in enumerate(devices)
+        if need.vendor in ("any", device.vendor)
+        and (not models or normalize_model(device.model) in models)
+        and need.vram_bytes_min <= device.vram_bytes <= need.vram_bytes_max
+        and device.compute_capability >= need.compute_capability_min
+        and device.cuda >= need.cuda_min
+    )
+
+
+# ---- who promised what ---------------------------------------------------------------------
+
+
+def _check_signatures(
+    signed: Signed[LeaseOffer], terms: Terms, *, sender: Address, now: Timestamp
+) -> Refused | None:
+    lease, order = signed.body, signed.body.order
+    try:
+        verify(signed, terms.domain)
+        verify(order, terms.domain)
+    except RemoteProtocolError as error:
+        return Refused("signature", "signatures that are good on this chain", error.message[:200])
+    order_hash = order.body.compute_struct_hash()
+    for code, needed, had in (
+        ("sender", sender, signed.signer),
+        ("coordinator", order.body.coordinator, signed.signer),
+        ("requester", order.body.requester, order.signer),
+        ("provider", terms.provider, lease.provider),
+        ("lease_id", compute_lease_id(order_hash, lease.unit, lease.attempt), lease.lease_id),
+    ):
+        if needed != had:
+            return Refused(code, format_hex(needed), format_hex(had))
+    if order.body.provider not in (ZERO_ADDRESS, terms.provider):
+        return Refused("provider", format_hex(order.body.provider), format_hex(terms.provider))
+    try:
+        check_order_fits(order.body, lease.job, now=now)
+    except InvalidInput as error:
+        return Refused("order", "an order that is about this job and in time", error.message[:200])
+    return None
+
+
+# ---- what we sell --------------------------------------------------------------------------
+
+
+def _check_terms(lease: LeaseOffer, terms: Terms, *, now: Timestamp) -> Refused | None:
+    rules: tuple[Callable[[], Refused | None], ...] = (
+        lambda: _check_times(lease, now=now),
+        lambda: _check_price(lease, terms),
+        lambda: _check_place(lease.job, terms),
+        lambda: _check_size(lease.job, terms),
+        lambda: _check_devices(lease.job.resources.devices, terms),
+    )
+    return next((refused for rule in rules if (refused := rule()) is not None), None)
+
+
+def _check_times(lease: LeaseOffer, *, now: Timestamp) -> Refused | None:
+    if lease.unit >= lease.order.body.units:
+        return Refused("unit", f"a task below {lease.order.body.units}", str(lease.unit))
+    if lease.deadline <= now:
+        return Refused("deadline", f"a deadline after {now}", str(lease.deadline))
+    if lease.deadline > lease.order.body.expiry:
+        return Refused(
+            "deadline",
+            f"a deadline before the order's end {lease.order.body.expiry}",
+            str(lease.deadline),
+        )
+    return None
+
+
+def _check_price(lease: LeaseOffer, terms: Terms) -> Refused | None:
+    if lease.price_per_device_hour < terms.price_per_device_hour:
+        return Refused(
+            "price",
+            format_money(terms.price_per_device_hour),
+            format_money(lease.price_per_device_hour),
+        )
+    if lease.price_max > lease.order.body.max_unit_price:
+        # A receipt above the order's own cap could never be settled.
+        return Refused(
+            "price_cap",
+            format_money(lease.price_max),
+            format_money(lease.order.body.max_unit_price),
+        )
+    return None
+
+
+def _check_place(job: JobSpec, terms: Terms) -> Refused | None:
+    placement = job.placement
+    if placement.isolation not in ("any", terms.isolation):
+        return Refused("isolation", placement.isolation, terms.isolation)
+    if placement.regions and terms.region not in placement.regions:
+        return Refused("region", ",".join(placement.regions)[:200], terms.region)
+    is_named = not placement.providers or terms.provider in placement.providers
+    if not is_named or terms.provider in placement.excluded_providers:
+        return Refused("excluded", "a provider that the job allows", format_hex(terms.provider))
+    if len(job.outputs) > OUTPUTS_MAX:
+        return Refused("outputs", f"{len(job.outputs)} output folders", str(OUTPUTS_MAX))
+    return None
+
+
+def _check_size(job: JobSpec, terms: Terms) -> Refused | None:
+    resources = job.resources
+    for code, need, have in (
+        ("memory", resources.memory_bytes, terms.memory_bytes),
+        ("disk", compute_disk_need(job), terms.disk_bytes),
+    ):
+        if need > have:
+            return Refused(code, format_size(need), format_size(have))
+    if resources.cpus > terms.cpus:
+        return Refused("cpus", str(resources.cpus), str(terms.cpus))
+    return None
+
+
+def _check_devices(need: DeviceNeed, terms: Terms) -> Refused | None:
+    fitting = find_fitting_devices(terms.devices, need)
+    if len(fitting) >= need.count:
+        return None
+    return Refused("devices", describe_need(need), ", ".join(_describe(terms.devices))[:200])
+
+
+# ---- what is free --------------------------------------------------------------------------
+
+
+def _check_room(lease: LeaseOffer, state: ProviderState, *, disk_free_bytes: int) -> Refused | None:
+    active, resources, terms = state.find_active(), lease.job.resources, state.terms
+    order_hash = lease.order.body.compute_struct_hash()
+    if _is_claimed(state, order_hash, lease.unit):
+        return Refused("duplicate", "a task we do not have yet", f"task {lease.unit} is here")
+    if len(state.leases) >= LEASES_MAX:
+        return Refused("leases", f"under {LEASES_MAX} remembered leases", str(len(state.leases)))
+    if len(active) >= terms.slots:
+        return Refused("slots", "a free slot", f"{len(active)} of {terms.slots} in use")
+    memory = sum(other.offer.job.resources.memory_bytes for other in active)
+    if memory + resources.memory_bytes > terms.memory_bytes:
+        free = max(0, terms.memory_bytes - memory)
+        return Refused("memory", format_size(resources.memory_bytes), format_size(free))
+    cpus = sum(other.offer.job.resources.cpus for other in active)
+    if cpus + resources.cpus > terms.cpus:
+        return Refused("cpus", str(resources.cpus), str(max(0, terms.cpus - cpus)))
+    if compute_disk_need(lease.job) > disk_free_bytes:
+        return Refused(
+            "disk", format_size(compute_disk_need(lease.job)), format_size(disk_free_bytes)
+        )
+    return None
+
+
+def _choose_devices(need: DeviceNeed, state: ProviderState) -> tuple[int, ...] | Refused:
+    free = set(state.find_free_devices())
+    fitting = [index for index in find_fitting_devices(state.terms.devices, need) if index in free]
+    for group in _group_devices(fitting, state.terms.devices, same_model=need.same_model):
+        if len(group) >= need.count:
+            return tuple(group[: need.count])
+    return Refused("devices_busy", describe_need(need), f"{len(fitting)} such devices free")
+
+
+def _group_devices(
+    indexes: list[int], devices: Sequence[Device], *, same_model: bool
+) -> Iterator[list[int]]:
+    if not same_model or not indexes:
+        yield indexes
+        return
+    for model in dict.fromkeys(devices[index].model for index in indexes):
+        yield [index for index in indexes if devices[index].model == model]
+
+
+def _is_claimed(state: ProviderState, order_hash: Hash32, unit: int) -> bool:
+    return any(
+        lease.offer.unit == unit
+        and lease.phase in ACTIVE | CLAIMED | {Phase.PAID}
+        and lease.offer.order.body.compute_struct_hash() == order_hash
+        for lease in state.leases.values()
+    )
+
+
+def compute_disk_need(job: JobSpec) -> int:
+    """Return the bytes a unit may take on our disk: image, inputs, outputs and scratch."""
+    return (
+        job.image.archive_bytes
+        + sum(given.size_bytes for given in job.inputs)
+        + sum(output.bytes_max for output in job.outputs)
+        + job.resources.disk_bytes
+    )
+
+
+def describe_need(need: DeviceNeed) -> str:
+    """Say in a few words which devices a task needs."""
+    models = "/".join(need.models) or need.vendor
+    memory = f" with {format_size(need.vram_bytes_min)}" if need.vram_bytes_min else ""
+    return f"{need.count} x {models}{memory}"[:200]
+
+
+def _describe(devices: Sequence[Device]) -> Iterator[str]:
+    for device in devices:
+        yield (
+            f"{device.model} {format_size(device.vram_bytes)}"
+            if device.vram_bytes
+            else (device.model)
+        )
