@@ -91,11 +91,16 @@ def _apply(state: ProviderState, event: Event) -> list[Effect]:
 
 def _find_uses(state: ProviderState) -> list[str]:
     uses = [IDLE] * len(state.terms.devices)
-    for lease in state.find_active():
-        for index in lease.devices:
+    for lease in sorted(state.find_active(), key=lambda lease: not lease.devices):
+        # A task without a device of its own still keeps the machine busy.
+        for index in lease.devices or _find_idle(uses):
             if index < len(uses):
                 uses[index] = lease.phase.value
     return uses
+
+
+def _find_idle(uses: list[str]) -> tuple[int, ...]:
+    return (uses.index(IDLE),) if IDLE in uses else ()
 
 
 # ---- starting again ------------------------------------------------------------------------
