@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -57,9 +57,26 @@ async def serve_http(
 
     async with BlockingPortal() as portal:
         try:
-            await trio.to_thread.run_sync(
-                lambda: asyncio.run(asyncio_main(TrioSide(portal)))
-            )
+            await trio.to_thread.run_sync(lambda: asyncio.run(asyncio_main(TrioSide(portal))))
         except asyncio.CancelledError:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise
+
+
+def make_pages_app(trio_side: TrioSide, pages: Mapping[str, Callable[[], str]]) -> web.Application:
+    """Build an application of read-only pages, each made on the trio side when asked for."""
+
+    def make_handler(make_page: Callable[[], str]) -> Callable[..., Awaitable[web.Response]]:
+        async def call() -> str:
+            return make_page()
+
+        async def handle(_request: web.Request) -> web.Response:
+            text = await trio_side(call)
+            kind = "application/json" if text.startswith(("{", "[")) else "text/plain"
+            return web.Response(text=text, content_type=kind)
+
+        return handle
+
+    app = web.Application()
+    app.add_routes([web.get(path, make_handler(page)) for path, page in pages.items()])
+    return app

@@ -29,6 +29,18 @@ from verifier.core.events import (
 from verifier.core.state import CHECKS_MAX, FINISHED, Check, CheckState, VerifierState
 
 
+class Verifier(VerifierState, kw_only=True):
+    """A verifier's state with the two methods that the runtime calls."""
+
+    def decide(self, event: Event) -> list[Effect]:
+        """Apply one event."""
+        return decide(self, event)
+
+    def find_next_deadline(self) -> Timestamp | None:
+        """Return when to be woken."""
+        return find_next_deadline(self)
+
+
 def decide(state: VerifierState, event: Event) -> list[Effect]:
     """Apply one event to the state and return what must be done about it."""
     match event:
@@ -126,8 +138,10 @@ def _fail(state: VerifierState, event: ReplayFailed) -> list[Effect]:
 def _reveal(state: VerifierState, event: ResultRevealed) -> list[Effect]:
     opening = event.opening.body
     check = state.checks.get(opening.receipt_hash)
-    if check is None or check.state is not CheckState.SEALED or check.seal is None:
-        return _answer_again(check) if check is not None else []
+    if check is not None and check.state is CheckState.ATTESTED:
+        return _answer_again(check)
+    if check is None or check.state is not CheckState.SEALED:
+        return []
     if not _is_about(check, event, state):
         return []
     check.opening, check.sources = event.opening, event.sources
@@ -245,4 +259,3 @@ def _decline(event: CheckAsked, code: str, need: str, have: str) -> SendDeclined
         need=need,
         have=have,
     )
-

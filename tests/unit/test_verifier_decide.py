@@ -1,0 +1,205 @@
+"""The verifier's decisions: blind first, then compare, never twice, never lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpumarket.protocol.attestation import Opening, Verdict
+from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.messages import CheckRequested
+from gpumarket.protocol.receipt import UnitResult
+from gpumarket.protocol.signing import Domain, PrivateKey, Signed
+from gpumarket.testing.factories import make_spec
+from verifier.core.decide import Verifier
+from verifier.core.effects import (
+    CompareOutputs,
+    ReplayUnit,
+    SendAttestation,
+    SendDeclined,
+    SendSeal,
+)
+from verifier.core.events import (
+    CheckAsked,
+    OutputsCompared,
+    ProcessStarted,
+    ReplayFailed,
+    ResultRevealed,
+    TimePassed,
+    UnitReplayed,
+)
+from verifier.core.state import CheckState, check_state
+
+COORDINATOR = b"c" * 20
+PROVIDER = PrivateKey(b"p" * 32)
+DOMAIN = Domain(chain_id=31337, contract=b"k" * 20)
+OWN, THEIRS = "bafy" + "a" * 55, "bafy" + "b" * 55
+
+
+def a_verifier(slots: int = 1) -> Verifier:
+    return Verifier(verifier=b"v" * 20, domain=DOMAIN, repro_class=bytes(32), slots=slots)
+
+
+def a_request(number: int = 1, deadline: int = 1_000) -> CheckRequested:
+    return CheckRequested(
+        order_hash=b"o" * 32,
+        unit=number,
+        receipt_hash=bytes([number]) * 32,
+        job=make_spec(units=8),
+        deadline=deadline,
+        sources=(),
+    )
+
+
+def ask(state: Verifier, number: int = 1, **changes: int) -> list[object]:
+    event = CheckAsked(coordinator=COORDINATOR, request=a_request(number, **changes), at=10)
+    return list(state.decide(event))
+
+
+def replay(state: Verifier, number: int = 1, exit_code: int = 0) -> list[object]:
+    event = UnitReplayed(
+        receipt_hash=bytes([number]) * 32,
+        output=OWN,
+        exit_code=exit_code,
+        duration_ms=5,
+        nonce=b"n" * 32,
+        at=20,
+    )
+    return list(state.decide(event))
+
+
+def an_opening(
+    state: Verifier, signer: PrivateKey = PROVIDER, **changes: object
+) -> Signed[Opening]:
+    seal = state.checks[b"\1" * 32].seal
+    fields: dict[str, object] = {
+        "result": UnitResult(
+            order_hash=b"o" * 32,
+            unit=1,
+            provider=PROVIDER.address,
+            input_hash=bytes(32),
+            output=THEIRS,
+            output_bytes=9,
+            repro_class=bytes(32),
+            duration_ms=4,
+            salt=b"s" * 32,
+        ),
+        "receipt_hash": b"\1" * 32,
+        "seal_hash": compute_content_hash(seal),
+    }
+    return signer.sign(Opening(**(fields | changes)), DOMAIN).as_signed()  # type: ignore[arg-type]  # test values by name
+
+
+def reveal(state: Verifier, opening: Signed[Opening]) -> list[object]:
+    event = ResultRevealed(coordinator=COORDINATOR, opening=opening, sources=(), at=30)
+    return list(state.decide(event))
+
+
+def compare(state: Verifier, verdict: Verdict = Verdict.MATCH) -> list[object]:
+    event = OutputsCompared(receipt_hash=b"\1" * 32, verdict=verdict, comparison="equal", at=40)
+    return list(state.decide(event))
+
+
+def test_a_check_is_replayed_sealed_compared_and_attested() -> None:
+    state = a_verifier()
+    assert ask(state) == [ReplayUnit(request=a_request())]
+    [sealed] = replay(state)
+    assert isinstance(sealed, SendSeal)
+    [comparing] = reveal(state, an_opening(state))
+    assert isinstance(comparing, CompareOutputs)
+    assert (comparing.own_output, comparing.their_output) == (OWN, THEIRS)
+    [attested] = compare(state, Verdict.MISMATCH)
+    assert isinstance(attested, SendAttestation)
+    assert attested.attestation.verdict == Verdict.MISMATCH
+    assert attested.attestation.evidence_hash == compute_content_hash(attested.evidence)
+    check_state(state)
+
+
+def test_no_more_units_run_than_there_are_slots() -> None:
+    state = a_verifier(slots=1)
+    ask(state, 1)
+    assert ask(state, 2) == []
+    effects = replay(state, 1)
+    assert ReplayUnit(request=a_request(2)) in effects
+    check_state(state)
+
+
+def test_a_result_that_names_another_seal_is_not_looked_at() -> None:
+    state = a_verifier()
+    ask(state)
+    replay(state)
+    assert reveal(state, an_opening(state, seal_hash=bytes(32))) == []
+    assert state.checks[b"\1" * 32].state is CheckState.SEALED
+
+
+def test_a_result_signed_by_somebody_else_is_not_looked_at() -> None:
+    state = a_verifier()
+    ask(state)
+    replay(state)
+    assert reveal(state, an_opening(state, signer=PrivateKey(b"x" * 32))) == []
+
+
+def test_a_result_before_the_own_one_is_not_looked_at() -> None:
+    state = a_verifier()
+    ask(state)
+    early = an_opening(a_sealed_verifier())
+    assert reveal(state, early) == []
+    assert state.checks[b"\1" * 32].opening is None
+
+
+def a_sealed_verifier() -> Verifier:
+    state = a_verifier()
+    ask(state)
+    replay(state)
+    return state
+
+
+def test_a_program_that_fails_here_proves_nothing() -> None:
+    state = a_verifier()
+    ask(state)
+    replay(state, exit_code=3)
+    [attested] = reveal(state, an_opening(state))
+    assert isinstance(attested, SendAttestation)
+    assert attested.attestation.verdict == Verdict.INCONCLUSIVE
+
+
+def test_every_outstanding_answer_comes_again_after_a_restart() -> None:
+    state = a_verifier(slots=2)
+    ask(state, 1)
+    ask(state, 2)
+    replay(state, 1)
+    kinds = {type(effect) for effect in state.decide(ProcessStarted(at=50))}
+    assert kinds == {SendSeal, ReplayUnit}
+
+
+def test_asking_again_for_an_attested_check_repeats_the_attestation() -> None:
+    state = a_sealed_verifier()
+    reveal(state, an_opening(state))
+    first = compare(state)
+    assert ask(state) == first
+
+
+def test_a_check_past_its_deadline_is_declined_or_dropped() -> None:
+    state = a_verifier()
+    [declined] = ask(state, deadline=5)
+    assert isinstance(declined, SendDeclined)
+    ask(state, 2, deadline=15)
+    assert state.find_next_deadline() == 16
+    state.decide(TimePassed(at=16))
+    assert state.checks[b"\2" * 32].state is CheckState.DROPPED
+    assert state.find_next_deadline() is None
+
+
+def test_a_failed_replay_is_declined_with_its_reason() -> None:
+    state = a_verifier()
+    ask(state)
+    event = ReplayFailed(receipt_hash=b"\1" * 32, code="GM-6012", text="nobody has it", at=20)
+    [declined] = state.decide(event)
+    assert isinstance(declined, SendDeclined)
+    assert (declined.code, declined.have) == ("GM-6012", "nobody has it")
+
+
+def test_a_check_never_moves_back() -> None:
+    state = a_sealed_verifier()
+    with pytest.raises(LocalProtocolError):
+        state.checks[b"\1" * 32].move(CheckState.WAITING)
