@@ -11,7 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 import trio
@@ -26,6 +26,9 @@ from gpumarket.adapters.session import (
     StreamClosed,
 )
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, Unrecoverable
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs in force lack trio's own name
 
 log = Log("network")
 
@@ -324,7 +327,7 @@ class PeerNetwork:
     # Keeping a host alive.
 
     async def run_forever(
-        self, run_node: RunNode, port: int, *, task_status: trio.TaskStatus[None]
+        self, run_node: RunNode, port: int, *, task_status: TaskStatus[None]
     ) -> None:
         """
         Run hosts one after the other until cancelled; a dead one is replaced on the same port.

@@ -66,7 +66,10 @@ KEY_SEED_BYTES = 32
 HAPPY_EYEBALLS_SECONDS = 0.01
 """libp2p sleeps its head start in full even after the dial has succeeded: 250 ms by default."""
 ABORT_SECONDS_MAX = 2.0
-WATCH_SECONDS = 1.0
+PUBLISH_QUEUE_MAX = 16
+"""libp2p drops what a neighbor has no room for, 32 messages: our own wait for room before that."""
+PUBLISH_WAIT_SECONDS = 0.01
+PUBLISH_WAITS_MAX = 100
 CODE_BAD_ADDRESS = "GM-8105"
 
 
@@ -190,7 +193,11 @@ class _LibNode:
         return tuple(str(peer) for peer in self._swarm.get_connections_map())
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Give one message to the neighbors on a topic."""
+        """Give one message to the neighbors on a topic, once they have room or a second later."""
+        for _ in range(PUBLISH_WAITS_MAX):
+            if max(map(len, self._pubsub.peer_queues.values()), default=0) < PUBLISH_QUEUE_MAX:
+                break
+            await trio.sleep(PUBLISH_WAIT_SECONDS)
         await self._pubsub.publish(topic, data)
 
     async def join(
@@ -208,19 +215,16 @@ class _LibNode:
         self._pubsub.set_topic_validator(topic, accept, False)
         return _read_gossip(await self._pubsub.subscribe(topic))
 
-    async def watch_buffers(self) -> None:
-        """Hang up on peers that send beyond their windows, which libp2p only logs."""
-        while True:
-            await trio.sleep(WATCH_SECONDS)
-            for connection in self._swarm.get_connections():
-                held = sum(map(len, tuple(connection.muxed_conn.stream_buffers.values())))
-                if held > self._limits.buffered_bytes_per_connection_max:
-                    peer = str(connection.muxed_conn.peer_id)
-                    log.warn("a peer ignores its window and is dropped", peer=peer, bytes=held)
-                    await _abort_connection(connection)
+    async def close_sockets(self) -> None:
+        """
+        Stop listening and break off every connection.
 
-    async def abort_connections(self) -> None:
-        """Close every socket; what libp2p leaves open at its end would leak."""
+        A libp2p host that is cancelled leaves its sockets open; a listener left behind would
+        share the port with the next host and take every other connection of it.
+        """
+        for listener in self._swarm.listeners.values():
+            with trio.CancelScope(shield=True), trio.move_on_after(ABORT_SECONDS_MAX):
+                await listener.close()
         for connection in self._swarm.get_connections():
             await _abort_connection(connection)
 
@@ -247,16 +251,16 @@ async def _run_node(
     node = _LibNode(host, pubsub, limits)
     address = multiaddr.Multiaddr(f"/ip4/{ip}/tcp/{port}")
     async with host.run(listen_addrs=[address]):
-        if not node.addresses:
-            raise InvalidInput("the host cannot listen", code=CODE_BAD_ADDRESS, why=str(address))
-        async with background_trio_service(pubsub), background_trio_service(router):
-            await pubsub.wait_until_ready()
-            try:
+        try:
+            if not node.addresses:
+                why = str(address)
+                raise InvalidInput("the host cannot listen", code=CODE_BAD_ADDRESS, why=why)
+            async with background_trio_service(pubsub), background_trio_service(router):
+                await pubsub.wait_until_ready()
                 await enter(node)
-                await node.watch_buffers()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await node.abort_connections()
+                await trio.sleep_forever()
+        finally:
+            await node.close_sockets()
 
 
 def _build_host(key_pair: KeyPair, limits: NetworkLimits) -> Any:
@@ -283,6 +287,7 @@ def _build_host(key_pair: KeyPair, limits: NetworkLimits) -> Any:
     swarm.auto_connector.maybe_connect = trio.lowlevel.checkpoint
     _guard_streams(swarm, limits)
     _guard_upgrades(swarm, limits)
+    _guard_windows(swarm, limits)
     return host
 
 
@@ -386,6 +391,28 @@ def _guard_upgrades(swarm: Any, limits: NetworkLimits) -> None:
         raise SwarmException("the connection is over")
 
     swarm.upgrade_inbound_raw_conn = upgrade
+
+
+def _guard_windows(swarm: Any, limits: NetworkLimits) -> None:
+    """Hang up on a peer that sends beyond its windows, which libp2p only logs."""
+    inner = swarm.add_conn
+
+    async def add(muxed: Any, *args: Any, **kwargs: Any) -> Any:
+        read = muxed._read_data_body
+
+        async def read_bounded(length: int) -> bytes:
+            held = sum(map(len, muxed.stream_buffers.values())) + length
+            if held > limits.buffered_bytes_per_connection_max:
+                log.warn("a peer ignores its window and is dropped", peer=str(muxed.peer_id))
+                # The one exception that ends the connection here; others lose the frame's place.
+                raise trio.TooSlowError
+            return bytes(await read(length))
+
+        # libp2p makes a Yamux of its own, whatever class it is given for the protocol.
+        muxed._read_data_body = read_bounded
+        return await inner(muxed, *args, **kwargs)
+
+    swarm.add_conn = add
 
 
 def _guard_gossip(pubsub: Any, limits: NetworkLimits) -> None:
