@@ -23,6 +23,10 @@ interface Vm {
         external
         pure
         returns (address);
+    function parseJsonAddressArray(string calldata json, string calldata key)
+        external
+        pure
+        returns (address[] memory);
     function parseJsonBytes(string calldata json, string calldata key)
         external
         pure
@@ -52,9 +56,6 @@ interface Vm {
     function snapshotGasLastCall(string calldata group, string calldata name)
         external
         returns (uint256);
-    function snapshotValue(string calldata group, string calldata name, uint256 value) external;
-    function startPrank(address sender) external;
-    function stopPrank() external;
     function toString(uint256 value) external pure returns (string memory);
     function warp(uint256 timestamp) external;
 }
