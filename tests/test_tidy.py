@@ -61,7 +61,7 @@ UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 SILENCED = re.compile(r"#\s*(?:noqa|type:\s*ignore|pragma)\b.*")
 SILENCED_WELL = re.compile(
     r"#\s*(?:noqa:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|type:\s*ignore\[[\w,\- ]+\]|pragma: no cover)"
-    r"\s+#?\s*\(?\w{2,}"
+    r"\s+#?\s*\(?\w"
 )
 
 
