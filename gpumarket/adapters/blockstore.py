@@ -27,7 +27,7 @@ from gpumarket.protocol.unixfs import list_links_untrusted
 GC_GRACE_S = 3_600.0
 """A block younger than this survives collection: its root may be about to be pinned."""
 PINS_MAX = 100_000
-_PIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_PIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -144,7 +144,7 @@ class FileBlockStore:
 
     def pin(self, name: str, root: ContentId) -> None:
         """Keep all below `root` through collections, under a name; a used name moves."""
-        if not _PIN_NAME.match(name):
+        if not _PIN_NAME.fullmatch(name):
             raise InvalidInput(f"{name[:128]!r} cannot name a pin", code="GM-6011")
         with _translate_os_errors("written", self._pins):
             if not (self._pins / name).exists() and len(os.listdir(self._pins)) >= PINS_MAX:
@@ -153,7 +153,7 @@ class FileBlockStore:
 
     def unpin(self, name: str) -> bool:
         """Forget a pin; say whether there was one."""
-        if not _PIN_NAME.match(name):
+        if not _PIN_NAME.fullmatch(name):
             return False
         try:
             (self._pins / name).unlink()
