@@ -64,7 +64,7 @@ class Client:
         try:
             self._wait(self._client.__aexit__(kind, error, trace))
             self._wait(self._loop.shutdown_asyncgens())
-            self._wait(self._loop.shutdown_default_executor(STOP_SECONDS))
+            self._wait(self._loop.shutdown_default_executor())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_SECONDS)
