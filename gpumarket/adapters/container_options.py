@@ -22,6 +22,7 @@ GVISOR_PIDS_MIN: Final = 256  # its own threads count
 LABEL_OWNER: Final = "gpumarket.owner"
 LABEL_LEASE: Final = "gpumarket.lease"
 JOB_USER: Final = "65534:65534"
+SCRATCH_PATH: Final = "/tmp"  # noqa: S108  a path inside the container
 # The container toolkit acts on the first, the dynamic loader of its hooks on the second.
 STRIPPED_ENV: Final = ("NVIDIA_", "LD_")
 
@@ -54,7 +55,7 @@ def build_environment(env: Mapping[str, str], image_env: tuple[str, ...]) -> lis
     """
     removed = {line.partition("=")[0] for line in image_env if line.startswith(STRIPPED_ENV)}
     kept = {key: value for key, value in env.items() if not key.startswith(STRIPPED_ENV)}
-    kept.setdefault("HOME", "/tmp")  # noqa: S108  (inside the container)
+    kept.setdefault("HOME", SCRATCH_PATH)
     return [*sorted(removed), *(f"{key}={value}" for key, value in sorted(kept.items()))]
 
 
@@ -87,7 +88,7 @@ def build_host_config(request: RunRequest, volume: OutputVolume) -> dict[str, An
         "nano_cpus": limits.cpu_millis * 1_000_000,
         "cpu_shares": 256,  # below the node's own processes
         "tmpfs": {
-            "/tmp": "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,"  # noqa: S108
+            SCRATCH_PATH: "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,"
             f"size={limits.scratch_bytes},nr_inodes={SCRATCH_FILES_MAX}"
         },
         "shm_size": limits.shm_bytes,

@@ -29,7 +29,7 @@ CHUNK_BYTES: Final = 1 << 20
 BLOCK_BYTES: Final = 512
 
 # A volume is writable disk outside every limit; the other two run what nobody asked for.
-FORBIDDEN_CONFIG_KEYS: Final = ("Volumes", "Healthcheck", "OnBuild")
+FORBIDDEN_CONFIG_KEYS: Final = ("volumes", "healthcheck", "onbuild")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +235,7 @@ def check_config(config: bytes, layer_digests: Sequence[str]) -> None:
     rootfs = document.get("rootfs") or {}
     if not isinstance(defaults, dict) or not isinstance(rootfs, dict):
         raise refuse("its config is malformed")
-    for key in FORBIDDEN_CONFIG_KEYS:
-        if defaults.get(key):
-            raise refuse(f"its config sets {key}")
+    check_nothing_forbidden(document)
     expected = [f"sha256:{digest}" for digest in layer_digests]
     if rootfs.get("diff_ids") != expected:
         raise RemoteProtocolError(
@@ -246,6 +244,20 @@ def check_config(config: bytes, layer_digests: Sequence[str]) -> None:
             why=f"config: {str(rootfs.get('diff_ids'))[:200]}; archive: {str(expected)[:200]}",
             fault="requester",
         )
+
+
+def check_nothing_forbidden(document: Mapping[str, Any]) -> None:
+    """
+    Refuse a config that sets a volume, a health check or a build trigger.
+
+    The engine reads keys without regard to case, so we look at them the same way.
+    """
+    for name, defaults in document.items():
+        if name.casefold() not in ("config", "container_config") or not isinstance(defaults, dict):
+            continue
+        for key, value in defaults.items():
+            if key.casefold() in FORBIDDEN_CONFIG_KEYS and value:
+                raise refuse(f"its config sets {key}")
 
 
 def find_entry(entries: Mapping[str, ArchiveEntry], name: str) -> ArchiveEntry:
@@ -265,11 +277,18 @@ def read_small(archive: IO[bytes], entries: Mapping[str, ArchiveEntry], name: st
 
 
 def decode_json(data: bytes) -> Any:
-    """Parse JSON; deep nesting and bad text become a refusal."""
+    """Parse JSON; bad text, deep nesting and keys that say things twice become a refusal."""
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=build_unambiguous)
     except (ValueError, RecursionError):
         raise refuse("a JSON file in it is malformed") from None
+
+
+def build_unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object whose keys differ for every reader, also one that ignores case."""
+    if len({key.casefold() for key, _ in pairs}) != len(pairs):
+        raise ValueError("two keys are the same")
+    return dict(pairs)
 
 
 def hash_entry(archive: IO[bytes], entry: ArchiveEntry) -> str:

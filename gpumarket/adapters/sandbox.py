@@ -36,7 +36,11 @@ from gpumarket.adapters.container_options import (
     build_host_config,
 )
 from gpumarket.adapters.execution import Limits, OnOutput, RunRequest, RunResult, SandboxFacts
-from gpumarket.adapters.images import decode_image_archive_untrusted, stream_image_archive
+from gpumarket.adapters.images import (
+    check_nothing_forbidden,
+    decode_image_archive_untrusted,
+    stream_image_archive,
+)
 from gpumarket.adapters.output_volume import (
     CollectedOutput,
     OutputVolume,
@@ -164,9 +168,7 @@ class DockerSandbox:
                 decode_image_archive_untrusted, archive_path, config_digest, limiter=self.limiter
             )
         except RemoteProtocolError as error:
-            raise SandboxError(
-                error.message, code=error.code, why=error.why, fault=error.fault
-            ) from error
+            raise convert_refusal(error) from error
         loaded = await self.call(self.load_image, stream_image_archive(archive))
         if not await self.has_image(config_digest):
             for image in loaded:
@@ -181,7 +183,7 @@ class DockerSandbox:
     def load_image(self, archive: Iterator[bytes]) -> list[str]:
         """Send an archive to the engine; return the ids it says it loaded."""
         loaded = []
-        for line in self.engine.load_image(archive):  # type: ignore[no-untyped-call]
+        for line in self.engine.load_image(archive):  # type: ignore[no-untyped-call]  # stubs lack it
             if "error" in line:
                 raise SandboxError("the engine refuses the image", why=str(line["error"])[:500])
             words = str(line.get("stream", "")).split("Loaded image ID: ")
@@ -196,6 +198,11 @@ class DockerSandbox:
             if isinstance(error.__cause__, docker.errors.NotFound):
                 return False
             raise
+        try:
+            # As the engine understood it: the last word before anything of it is run.
+            check_nothing_forbidden(image)
+        except RemoteProtocolError as error:
+            raise convert_refusal(error) from error
         if len(self.image_env) >= KNOWN_IMAGES_MAX:
             self.image_env.clear()
         self.image_env[config_digest] = tuple(image["Config"].get("Env") or ())
@@ -438,6 +445,11 @@ def compute_wall_ms(state: Mapping[str, Any]) -> int:
         for key in ("StartedAt", "FinishedAt")
     )
     return max(0, round((finished - started).total_seconds() * 1000))
+
+
+def convert_refusal(error: RemoteProtocolError) -> SandboxError:
+    """Turn what is wrong with an image into an error of the run that needs it."""
+    return SandboxError(error.message, code=error.code, why=error.why, fault=error.fault)
 
 
 def limits_not_enforced(why: str) -> SandboxError:

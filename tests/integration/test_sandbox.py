@@ -17,9 +17,9 @@ from gpumarket.protocol.errors import SandboxError
 from .sandbox_fixture import (
     LIMITS,
     MIB,
-    job_image_fixture,  # noqa: F401
+    job_image_fixture,  # noqa: F401  pytest finds it by its name
     run_python,
-    sandbox_fixture,  # noqa: F401
+    sandbox_fixture,  # noqa: F401  pytest finds it by its name
 )
 
 Image = tuple[Path, str]
