@@ -1,1 +1,1 @@
-"""The coordinator: matches orders to offers, has finished work checked, and settles it on chain."""
+"""The coordinator: matches orders to offers, has work checked, settles, keeps reputation."""

@@ -66,8 +66,6 @@ class CoordinatorSettings(_Section, frozen=True, kw_only=True):
     """How long a provider's session may be gone before its leases go elsewhere."""
     epoch_seconds_max: int = 60
     epoch_receipts_max: int = 256
-    check_seconds_max: int = 600
-    confirmations: int = 0
 
 
 class SimulatedDevice(_Section, frozen=True, kw_only=True):

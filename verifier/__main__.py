@@ -15,10 +15,8 @@ def main() -> int:
     """Read the configuration and run until stopped; return the exit status."""
     parser = argparse.ArgumentParser(prog="verifier", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    arguments = parser.parse_args()
-    return run_role(
-        "verifier", lambda log: serve(load_config(arguments.config, VerifierConfig), log)
-    )
+    path = parser.parse_args().config
+    return run_role("verifier", lambda log: serve(load_config(path, VerifierConfig), log))
 
 
 if __name__ == "__main__":

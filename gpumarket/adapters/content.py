@@ -169,6 +169,23 @@ class EmbeddedNode:
     async def unpin(self, name: str) -> None:
         await self._call(lambda: self._store.unpin(name))
 
+    async def keep_blocks(self, blocks: Sequence[Block]) -> None:
+        """Store checked blocks that came another way than through Bitswap."""
+
+        def keep() -> None:
+            for block in blocks:
+                self._put_block(block)
+
+        await self._change(keep)
+
+    async def read_block(self, cid: ContentId) -> bytes:
+        """Give one block that is here; GM-6016 when it is not."""
+        return await self._call(lambda: self._store.get(cid))
+
+    async def list_blocks(self, root: ContentId) -> list[ContentId]:
+        """Name every block below a root that is here, depth first."""
+        return await self._call(lambda: list(walk_blocks(root, self._store.get)))
+
     async def collect_garbage(self, *, grace_s: float = GC_GRACE_S) -> int:
         """Remove what no pin reaches and nobody has touched for `grace_s`; give bytes freed."""
         return await self._call(lambda: self._store.collect_garbage(grace_s=grace_s))

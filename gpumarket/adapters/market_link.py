@@ -235,6 +235,12 @@ class MemberHall:
         seat = self._seats.get(member)
         return seat is not None and await seat.channel.send(message)
 
+    def expel(self, member: Address, *, session: int, reason: str) -> None:
+        """End a member's session; session 0 is whatever session it has."""
+        seat = self._seats.get(member)
+        if seat is not None and session in (0, seat.member.session):
+            seat.channel.session.break_off(reason)
+
     async def _receive_member(self, session: Session) -> None:
         channel = SignedChannel(session, self._identity, limits=self._limits, refused=self.refused)
         try:

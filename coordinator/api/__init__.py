@@ -1,0 +1,6 @@
+"""The coordinator's HTTP API: requests become events, state becomes JSON."""
+
+from coordinator.api.desk import Desk
+from coordinator.api.routes import make_app
+
+__all__ = ["Desk", "make_app"]

@@ -1,0 +1,316 @@
+"""The desk: what the API may ask of the running coordinator, all on the trio side."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from coordinator.api.answers import show_money
+from coordinator.api.proofs import make_proof
+from coordinator.api.views import (
+    Json,
+    list_tasks,
+    show_entry,
+    show_epoch,
+    show_funnel,
+    show_job,
+    show_provider,
+    show_relaxations,
+)
+from coordinator.core.admission import NoProviderFits, check_submission, explain_demand
+from coordinator.core.events import JobCancelled, JobSubmitted
+from coordinator.core.order_book import is_online
+from coordinator.core.state import Job, State
+from gpumarket.adapters.chain import Chain
+from gpumarket.adapters.clock import SystemClock
+from gpumarket.adapters.content import EmbeddedNode
+from gpumarket.adapters.metrics import Metrics
+from gpumarket.protocol.cids import ContentId, format_cid
+from gpumarket.protocol.codec import encode_document
+from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Cid, format_hex, parse_address
+from gpumarket.protocol.job import JobSpec, compute_verify_hash
+from gpumarket.protocol.lease import LeaseState
+from gpumarket.protocol.offer import DEVNET_CHAIN_ID
+from gpumarket.protocol.order import CancelOrder, Order
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.signing import Signed, verify
+from gpumarket.protocol.units import compute_price
+from gpumarket.protocol.unixfs import Block
+
+JOB_PREFIX_MIN = 7
+QUOTE_SECONDS = 120
+"""For which time a task's price is estimated when nothing is known about it."""
+
+
+@dataclass(slots=True)
+class Desk:
+    """Reads the state, keeps content, and turns requests into events."""
+
+    read_state: Callable[[], State]
+    post: Callable[[Any], Awaitable[None]]
+    chain: Chain
+    content: EmbeddedNode
+    clock: SystemClock
+    metrics: Metrics
+    update_metrics: Callable[[], None]
+    content_peers: tuple[str, ...]
+    version: str
+
+    # ---- the market ------------------------------------------------------------------------
+
+    def show_info(self) -> Json:
+        """Say who we are and where promises count."""
+        state = self.read_state()
+        settings = state.settings
+        online = [p for p in state.providers.values() if is_online(state, p)]
+        return {
+            "version": self.version,
+            "role": "coordinator",
+            "chain_id": settings.domain.chain_id,
+            "contract": format_hex(settings.domain.contract),
+            "coordinator": format_hex(settings.coordinator),
+            "content_peers": list(self.content_peers),
+            "fee": show_money(settings.fee),
+            "devnet": settings.domain.chain_id == DEVNET_CHAIN_ID,
+            "members": {
+                "providers": len(online),
+                "verifiers": sum(1 for v in state.verifiers.values() if v.session),
+            },
+            "time": self.clock.now(),
+        }
+
+    def list_offers(self) -> list[Json]:
+        """Show every provider in the book, those online first."""
+        state = self.read_state()
+        rows = [show_provider(state, provider) for provider in state.providers.values()]
+        return sorted(rows, key=lambda row: (not row["online"], row["provider"]))
+
+    def show_provider(self, address: str) -> Json:
+        """Show one provider."""
+        state = self.read_state()
+        provider = state.providers.get(parse_address(address))
+        if provider is None:
+            raise InvalidInput(f"no provider {address} is in the book", code="GM-8005")
+        return show_provider(state, provider)
+
+    def list_epochs(self) -> list[Json]:
+        """Show all epochs, newest first."""
+        epochs = self.read_state().epochs
+        return [show_epoch(epoch) for _, epoch in sorted(epochs.items(), reverse=True)]
+
+    def make_quote(self, spec: JobSpec) -> Json:
+        """Say who could run a job, why others cannot, and what it would cost for a while."""
+        state = self.read_state()
+        funnel = explain_demand(state, _imagine_order(spec), spec)
+        offers = [
+            show_provider(state, provider)
+            for provider in state.providers.values()
+            if is_online(state, provider)
+        ]
+        prices = [
+            compute_price(
+                duration_ms=QUOTE_SECONDS * 1000,
+                devices=max(1, spec.resources.devices.count),
+                price_per_device_hour=provider.offer.body.price_per_device_hour,
+            )
+            for provider in state.providers.values()
+            if is_online(state, provider)
+        ]
+        return {
+            "feasible": funnel.feasible > 0,
+            "funnel": show_funnel(funnel),
+            "relaxations": show_relaxations(funnel),
+            "offers": offers[: funnel.feasible],
+            "price": {
+                "low": show_money(min(prices, default=0)),
+                "high": show_money(max(prices, default=0)),
+                "per_task_seconds": QUOTE_SECONDS,
+            },
+        }
+
+    def render_metrics(self) -> bytes:
+        """Write all metrics as of now."""
+        self.update_metrics()
+        return self.metrics.render().encode()
+
+    # ---- content ---------------------------------------------------------------------------
+
+    async def keep_blocks(self, blocks: Sequence[Block]) -> None:
+        """Store checked blocks that a client sent."""
+        await self.content.keep_blocks(blocks)
+
+    async def pin_roots(self, roots: Sequence[ContentId]) -> list[Cid]:
+        """Pin what a client sent; refuse a root whose blocks are not all here."""
+        names = [format_cid(root) for root in roots]
+        for name in names:
+            await self._check_here(name)
+            await self.content.pin(name)
+        return names
+
+    async def read_block(self, cid: ContentId) -> bytes:
+        """Return one block."""
+        return await self.content.read_block(cid)
+
+    async def list_blocks(self, cid: ContentId) -> list[ContentId]:
+        """Return the names of all blocks below a root, in depth-first order."""
+        return await self.content.list_blocks(cid)
+
+    async def has(self, cid: ContentId) -> bool:
+        """Say whether all below a root is here."""
+        return await self.content.has(format_cid(cid))
+
+    async def _check_here(self, cid: Cid) -> None:
+        if not await self.content.has(cid):
+            raise InvalidInput(
+                f"content {cid} is not here, or not whole",
+                code="GM-6012",
+                money="nothing was charged",
+                hints=("gpumarket data add PATH",),
+                fault="requester",
+            )
+
+    # ---- jobs ------------------------------------------------------------------------------
+
+    async def submit(self, order: Signed[Order], spec: JobSpec, key: str, wait: int) -> Json:
+        """Take a job, or raise the reason why it is not taken; nothing is charged then."""
+        for cid in (spec.image.archive, *(item.cid for item in spec.inputs)):
+            await self._check_here(cid)
+        block, _ = await self.chain.head()
+        balance = await self.chain.read_escrow(order.body.requester)
+        event = JobSubmitted(
+            at=self.clock.now(),
+            order=order,
+            spec=spec,
+            idempotency_key=key,
+            wait_for_capacity_seconds=wait,
+            escrow_balance=balance,
+            escrow_block=block,
+        )
+        try:
+            check_submission(self.read_state(), event)
+        except NoProviderFits as error:
+            error.__dict__["funnel"] = show_funnel(error.funnel)
+            raise
+        await self.post(event)
+        state = self.read_state()
+        job = state.jobs.get(order.body.compute_struct_hash())
+        if job is None:
+            check_submission(state, event)
+            raise InvalidInput("the job was not taken", code="GM-8001")
+        return show_job(state, job)
+
+    async def cancel(self, name: str, signed: Signed[CancelOrder]) -> Json:
+        """Stop a job for its requester, who must have signed."""
+        state = self.read_state()
+        job = self._find_job(name)
+        wish = verify(signed, state.settings.domain)
+        if wish.signer != job.order.body.requester or wish.body.order_hash != job.order_hash:
+            raise InvalidInput("only the requester can cancel its job", code="GM-1204")
+        await self.post(JobCancelled(at=self.clock.now(), order_hash=job.order_hash))
+        return show_job(self.read_state(), job)
+
+    def list_jobs(self, wanted: str) -> list[Json]:
+        """Show jobs, newest first; `wanted` keeps one state."""
+        state = self.read_state()
+        jobs = sorted(state.jobs.values(), key=lambda job: job.created_at, reverse=True)
+        return [show_job(state, job) for job in jobs if wanted in ("", job.state.value)]
+
+    def show_job(self, name: str) -> Json:
+        """Show one job."""
+        return show_job(self.read_state(), self._find_job(name))
+
+    def list_tasks(self, name: str) -> list[Json]:
+        """Show the tasks of a job."""
+        return list_tasks(self.read_state(), self._find_job(name))
+
+    def explain_job(self, name: str) -> Json:
+        """Say why a job is where it is: who could run it and who falls where."""
+        state, job = self.read_state(), self._find_job(name)
+        funnel = explain_demand(state, job.order.body, job.spec)
+        view = show_job(state, job)
+        return {
+            "id": job.job_id,
+            "state": view["state"],
+            "reason": view["reason"],
+            "next": view["next"],
+            "funnel": show_funnel(funnel),
+            "relaxations": show_relaxations(funnel),
+        }
+
+    def list_events(self, name: str, after: int) -> tuple[list[Json], bool]:
+        """Return the log entries after a number, and whether none can follow."""
+        job = self._find_job(name)
+        return [show_entry(entry) for entry in job.log if entry.sequence > after], job.is_over
+
+    def show_logs(self, name: str, task: int | None) -> list[Json]:
+        """Return what is known of the programs' output: last lines, and tails of failures."""
+        rows = []
+        for row in self.list_tasks(name):
+            if task is None or row["task"] == task:
+                lines = [row["line"]] if row["line"] else []
+                tails = [failure["log_tail"] for failure in row["failures"]]
+                rows.append({"task": row["task"], "last_lines": lines, "failure_tails": tails})
+        return rows
+
+    def list_outputs(self, name: str) -> list[Json]:
+        """Show the outputs that were opened; `verified` ones passed their epoch's checks."""
+        state, job = self.read_state(), self._find_job(name)
+        rows = []
+        for unit in job.units:
+            lease = state.leases.get(unit.lease_id) if unit.lease_id else None
+            if lease is None or lease.opening is None or not lease.is_output_here:
+                continue
+            result = lease.opening.body.result
+            rows.append(
+                {
+                    "task": unit.index,
+                    "cid": result.output,
+                    "bytes": result.output_bytes,
+                    "provider": format_hex(lease.provider),
+                    "verified": lease.state is LeaseState.ACCEPTED,
+                }
+            )
+        return rows
+
+    def make_proof(self, name: str) -> ProofOfExecution:
+        """Build the proof of execution."""
+        return make_proof(self.read_state(), self._find_job(name))
+
+    def encode_proof(self, name: str) -> bytes:
+        """Build the proof of execution as its canonical bytes."""
+        return encode_document(self.make_proof(name))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the trio side, where the clock of every wait is."""
+        await trio.sleep(seconds)
+
+    def _find_job(self, name: str) -> Job:
+        state = self.read_state()
+        found = [job for job in state.jobs.values() if job.job_id.startswith(name)]
+        if len(name) < JOB_PREFIX_MIN or len(found) != 1:
+            problem = "no job has" if not found else "more than one job has"
+            raise InvalidInput(f"{problem} the id {name[:20]!r}", code="GM-5001")
+        return found[0]
+
+
+def _imagine_order(spec: JobSpec) -> Order:
+    """Return an order without limits, to ask who fits before anything is signed."""
+    most = 2**40
+    return Order(
+        requester=ZERO_ADDRESS,
+        coordinator=ZERO_ADDRESS,
+        job_hash=spec.compute_hash(),
+        verify_hash=compute_verify_hash(spec.verify),
+        units=spec.units,
+        checks=0,
+        max_unit_price=most,
+        max_check_price=0,
+        max_fee=0,
+        settle_by=most,
+        expiry=most,
+        nonce=ZERO_HASH,
+    )

@@ -1,0 +1,87 @@
+"""Build a job's proof of execution from the coordinator's record of it."""
+
+from __future__ import annotations
+
+from coordinator.core.epochs import get_document
+from coordinator.core.lifecycle import EpochState
+from coordinator.core.state import Check, Epoch, Job, State, get_receipt
+from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.ids import ZERO_HASH, Hash32
+from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, SettlementProof
+
+
+def make_proof(state: State, job: Job) -> ProofOfExecution:
+    """Collect everything that an auditor needs about one job; settled or not yet."""
+    epochs = [state.epochs[number] for number in job.epochs if number in state.epochs]
+    return ProofOfExecution(
+        domain=state.settings.domain,
+        order=job.order,
+        job=job.spec,
+        epochs=tuple(_make_epoch(state, job, epoch) for epoch in epochs if _is_proven(epoch)),
+        settlement=_make_settlement(state, job),
+    )
+
+
+def _is_proven(epoch: Epoch) -> bool:
+    return epoch.state is EpochState.CLOSED and epoch.seed is not None
+
+
+def _make_epoch(state: State, job: Job, epoch: Epoch) -> EpochProof:
+    checks = tuple(
+        proof
+        for check in epoch.checks.values()
+        if check.order_hash == job.order_hash and (proof := _make_check(state, check)) is not None
+    )
+    checked = {proof.attestation.body.receipt_hash for proof in checks}
+    leases = [
+        state.leases[lease_id]
+        for part in epoch.parts.values()
+        for lease_id in part.lease_ids
+        if state.leases[lease_id].order_hash == job.order_hash
+    ]
+    rejected = {lease_id for part in epoch.parts.values() for lease_id in part.rejected}
+    return EpochProof(
+        committer=state.settings.coordinator,
+        sequence=epoch.sequence or 0,
+        document=get_document(epoch),
+        nonces=epoch.seed_nonces,
+        header=epoch.header_rlp,
+        seed=epoch.seed or ZERO_HASH,
+        checks=checks,
+        openings=tuple(
+            lease.opening
+            for lease in leases
+            if lease.opening is not None and lease.opening.body.receipt_hash not in checked
+        ),
+        rejected_receipts=tuple(
+            get_receipt(lease).body.compute_struct_hash()
+            for lease in leases
+            if lease.lease_id in rejected
+        ),
+    )
+
+
+def _make_check(state: State, check: Check) -> CheckProof | None:
+    opening = state.leases[check.lease_id].opening
+    if check.seal is None or opening is None or check.attestation is None:
+        return None
+    if check.evidence is None:
+        return None
+    return CheckProof(
+        seal=check.seal, opening=opening, attestation=check.attestation, evidence=check.evidence
+    )
+
+
+def _make_settlement(state: State, job: Job) -> SettlementProof | None:
+    posted = [record for record in job.batches if record.sequence is not None]
+    if not posted:
+        return None
+    record = posted[0]
+    tx_hash: Hash32 = record.tx or ZERO_HASH
+    return SettlementProof(
+        coordinator=state.settings.coordinator,
+        sequence=record.sequence or 0,
+        data_hash=compute_content_hash(record.batch),
+        tx_hash=tx_hash,
+        lanes=record.batch.lanes,
+    )

@@ -1,0 +1,213 @@
+"""The coordinator's tasks under one nursery: members' sessions, runtime, API."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from importlib.metadata import version
+
+import trio
+
+from coordinator.api import Desk, make_app
+from coordinator.core import effects, events
+from coordinator.core.decide import CoordinatorState
+from coordinator.core.lifecycle import JobState
+from coordinator.core.settings import Settings
+from coordinator.perform import World, perform
+from gpumarket.adapters.clock import SystemClock
+from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
+from gpumarket.adapters.http import serve_http
+from gpumarket.adapters.logs import Log
+from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
+from gpumarket.adapters.metrics import Metrics
+from gpumarket.config import CoordinatorConfig
+from gpumarket.protocol.errors import ChainError, RemoteProtocolError
+from gpumarket.protocol.messages import (
+    Declined,
+    LeaseProgress,
+    Message,
+    ProviderHello,
+    VerifierHello,
+    Welcome,
+)
+from gpumarket.protocol.units import Amount, parse_money
+from gpumarket.runtime import Runtime
+
+
+async def serve(config: CoordinatorConfig, log: Log) -> None:
+    """Run the coordinator until cancelled."""
+    async with open_equipment(config.role, log) as equipment:
+        rules = await equipment.chain.read_rules()
+        await Service(config, equipment, seed_delay_blocks=rules.seed_delay_blocks).run()
+
+
+class Service:
+    """Joins the parts: what members and requesters say becomes events, effects become deeds."""
+
+    def __init__(
+        self, config: CoordinatorConfig, equipment: Equipment, *, seed_delay_blocks: int
+    ) -> None:
+        self._config = config
+        self._equipment = equipment
+        self._clock = SystemClock()
+        identity, domain = equipment.identity, equipment.domain
+        self._hall = MemberHall(
+            equipment.network,
+            LinkIdentity(key=identity.key, domain=domain, clock=self._clock),
+            self,
+        )
+        world = World(
+            identity=identity,
+            domain=domain,
+            chain=equipment.chain,
+            seed_delay_blocks=seed_delay_blocks,
+            content=equipment.content,
+            hall=self._hall,
+            post=self._post,
+            clock=self._clock,
+            log=equipment.log,
+        )
+        self._runtime: Runtime[events.Event, effects.Effect] = Runtime(
+            state=CoordinatorState(settings=_make_settings(config, equipment)),
+            event_type=events.EVENT,
+            journal=equipment.journal,
+            perform=partial(perform, world=world),
+            clock=self._clock,
+            make_started=lambda at: events.ProcessStarted(
+                at=at, sources=equipment.network.addresses
+            ),
+            make_time_passed=lambda at: events.TimePassed(at=at),
+        )
+        self._metrics = Metrics("coordinator")
+        self._gauges = _Gauges(self._metrics)
+
+    async def run(self) -> None:
+        """Recover, open the doors, serve until cancelled."""
+        role, network = self._config.role, self._equipment.network
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._runtime.run)
+            desk = Desk(
+                read_state=lambda: self._runtime.state,
+                post=self._post,
+                chain=self._equipment.chain,
+                content=self._equipment.content,
+                clock=self._clock,
+                metrics=self._metrics,
+                update_metrics=lambda: self._gauges.update(self._runtime.state, self._hall),
+                content_peers=network.addresses,
+                version=version("gpumarket"),
+            )
+            port = await nursery.start(
+                serve_http, partial(make_app, desk=desk), LOOPBACK, role.http_port
+            )
+            announce_ready(self._equipment, http_port=port, summary="matches, settles, shows why")
+            await trio.sleep_forever()
+
+    # ---- what members say ------------------------------------------------------------------
+
+    def make_welcome(self) -> Welcome:
+        """Say who we are and where content is."""
+        equipment = self._equipment
+        return Welcome(
+            coordinator=equipment.identity.address, content_peers=equipment.network.addresses
+        )
+
+    async def handle_joined(self, member: Member) -> Declined | None:
+        """Take a member's first or renewed hello into the book, with its stake on chain."""
+        now, hello = self._clock.now(), member.hello
+        try:
+            stake = await self._equipment.chain.read_stake(member.address)
+        except ChainError as error:
+            self._equipment.log.warn("a stake could not be read", member=member.address)
+            return Declined(
+                about=bytes(32), code=error.code, need="a chain that answers", have="none"
+            )
+        match hello:
+            case ProviderHello(offer=offer, running=running):
+                await self._post(
+                    events.ProviderJoined(
+                        at=now,
+                        sender=member.address,
+                        session=member.session,
+                        offer=offer,
+                        running=running,
+                        stake=stake,
+                    )
+                )
+            case VerifierHello(card=card):
+                await self._post(
+                    events.VerifierJoined(
+                        at=now,
+                        sender=member.address,
+                        session=member.session,
+                        card=card,
+                        stake=stake,
+                    )
+                )
+        return None
+
+    async def handle_left(self, member: Member) -> None:
+        """Note that a member's session ended."""
+        now = self._clock.now()
+        self._equipment.log.info("a member left", member=member.address)
+        if isinstance(member.hello, ProviderHello):
+            await self._post(
+                events.ProviderLeft(at=now, provider=member.address, session=member.session)
+            )
+        else:
+            await self._post(
+                events.VerifierLeft(at=now, verifier=member.address, session=member.session)
+            )
+
+    async def handle_message(self, member: Member, message: Message) -> None:
+        """Turn a member's message into an event."""
+        now = self._clock.now()
+        if isinstance(message, LeaseProgress):
+            progress = events.ProgressReported(at=now, sender=member.address, progress=message)
+            await self._post(progress)
+        elif isinstance(message, events.PeerMessage):
+            received = events.MessageReceived(at=now, sender=member.address, message=message)
+            await self._post(received)
+        else:
+            raise RemoteProtocolError(f"a member does not send {type(message).__name__}")
+
+    async def _post(self, event: events.Event) -> None:
+        await self._runtime.post(event)
+
+
+class _Gauges:
+    """The coordinator's numbers, read off its state when somebody asks."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._ready = metrics.gauge("gpumarket_node_ready", "1 while the coordinator serves.")
+        self._members = metrics.gauge(
+            "gpumarket_members", "Connected members, by their role.", ("role",)
+        )
+        self._jobs = metrics.gauge("gpumarket_queue_jobs", "Jobs by state.", ("state",))
+        self._refused = metrics.gauge(
+            "gpumarket_messages_refused", "Bad messages since the start, by code.", ("code",)
+        )
+        self._ready.set(1)
+
+    def update(self, state: CoordinatorState, hall: MemberHall) -> None:
+        """Read everything anew."""
+        roles = Counter(type(member.hello).__name__ for member in hall.members.values())
+        self._members.labels(role="provider").set(roles["ProviderHello"])
+        self._members.labels(role="verifier").set(roles["VerifierHello"])
+        jobs = Counter(job.state for job in state.jobs.values())
+        for job_state in JobState:
+            self._jobs.labels(state=job_state.value).set(jobs[job_state])
+        for code, count in hall.refused.items():
+            self._refused.labels(code=code).set(count)
+
+
+def _make_settings(config: CoordinatorConfig, equipment: Equipment) -> Settings:
+    patience = config.coordinator
+    return Settings(
+        domain=equipment.domain,
+        coordinator=equipment.identity.address,
+        fee=Amount(parse_money(patience.fee)),
+        grace_seconds=patience.lost_after_seconds,
+        epoch_seconds=patience.epoch_seconds_max,
+        epoch_receipts_max=patience.epoch_receipts_max,
+    )
