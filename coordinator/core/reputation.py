@@ -34,9 +34,9 @@ class DayFacts(msgspec.Struct, kw_only=True):
     day: int
     """Days since 1970, UTC."""
     accepted: int = 0
-    """Tasks that passed verification and were settled."""
-    settled: Amount = Amount(0)
-    """What they were paid, in base units; shown, not weighed: volume is cheap to fake."""
+    """Tasks that passed verification, and so stand in a batch on chain."""
+    earned: Amount = Amount(0)
+    """What they are paid, in base units; shown, not weighed: volume is cheap to fake."""
     lost: int = 0
     """Leases that ended by the provider's fault without a receipt."""
     withheld: int = 0

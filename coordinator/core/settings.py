@@ -25,6 +25,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a provider may think about a lease."""
     avoid_seconds: int = 30
     """How long a task stays away from a provider that declined, lost or stalled it."""
+    alone_seconds: int = 60
+    """How long a task whose program failed waits for a second provider to try it."""
     lease_extra_seconds: int = 300
     """Time on top of `run_seconds` for fetching the image and inputs."""
 

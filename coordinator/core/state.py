@@ -34,6 +34,7 @@ from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.lease import Fault, LeaseState, Reason, check_transition
 from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.order import Order
+from gpumarket.protocol.proof import EpochDocument
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.protocol.settlement import Batch
 from gpumarket.protocol.signing import Signed
@@ -156,6 +157,8 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     block: int = 0
     tx: Hash32 | None = None
     problem: str = ""
+    is_refused: bool = False
+    """Whether the chain will never take it."""
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -247,6 +250,8 @@ class Epoch(msgspec.Struct, kw_only=True):
     nonce: Hash32 | None = None
     eligible: tuple[Signed[VerifierCard], ...] = ()
     """Verifiers connected at commitment, by address."""
+    document: EpochDocument | None = None
+    """What is committed to; kept whole, so that jobs in it can be forgotten one by one."""
     sequence: int | None = None
     block: int = 0
     commit_tx: Hash32 | None = None

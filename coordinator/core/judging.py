@@ -1,0 +1,341 @@
+"""
+Judging: verdicts and fetched outputs decide what a provider is paid for.
+
+A provider's tasks of one job in one epoch stand or fall together: one forged result and none
+of them is paid. What passes must also be here in full: an output nobody can fetch is no work.
+"""
+
+from __future__ import annotations
+
+from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
+from coordinator.core.epochs import close_epoch
+from coordinator.core.events import OutputFetched, OutputMissing
+from coordinator.core.leases import cancel_lease, end_lease
+from coordinator.core.lifecycle import CheckState, PartStage, UnitState
+from coordinator.core.state import (
+    Check,
+    Epoch,
+    Lease,
+    Part,
+    State,
+    get_receipt,
+    move_check,
+    move_lease,
+    move_part,
+    move_unit,
+    note_facts,
+    set_timer,
+    write_log,
+)
+from gpumarket.protocol import messages
+from gpumarket.protocol.attestation import Attestation, Evidence, Verdict
+from gpumarket.protocol.codec import compute_content_hash, encode_document
+from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
+from gpumarket.protocol.ids import Address, Hash32, Multiaddr
+from gpumarket.protocol.lease import LeaseState, Reason
+from gpumarket.protocol.signing import verify
+from gpumarket.protocol.units import Amount, Timestamp
+
+FORGED = Reason(
+    code="GM-7101",
+    text="a task done again gave another result; none of the provider's tasks of this round "
+    "are paid",
+    fault="provider",
+)
+INCONCLUSIVE = Reason(
+    code="GM-7104", text="no verifier could decide; the task is done again", fault="none"
+)
+
+
+# ---- showing and fetching ------------------------------------------------------------------
+
+
+def start_judging(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
+    """Show the opened results to the verifiers that sealed, and fetch the outputs."""
+    part = epoch.parts[provider]
+    effects: list[Effect] = [_start_fetch(state, lease) for lease in list_open_leases(state, part)]
+    for check in epoch.checks.values():
+        if check.provider != provider or check.state is not CheckState.SEALED:
+            continue
+        lease = state.leases[check.lease_id]
+        if lease.opening is None or lease.state is not LeaseState.FINISHED:
+            # Its job was rejected or ended: the verdict can change nothing any more.
+            check.verdict = Verdict.INCONCLUSIVE
+            move_check(check, CheckState.DONE)
+            continue
+        move_check(check, CheckState.SHOWN)
+        check.deadline = Timestamp(state.now + state.settings.compare_seconds)
+        set_timer(state, check.deadline, "check", check.receipt_hash)
+        effects.append(make_result_shown(state, check))
+    return effects + judge_part(state, epoch, provider)
+
+
+def list_open_leases(state: State, part: Part) -> list[Lease]:
+    """Return the leases of a part that are opened and not judged yet."""
+    leases = (state.leases.get(lease_id) for lease_id in part.lease_ids)
+    return [
+        lease
+        for lease in leases
+        if lease is not None
+        and lease.order_hash in part.open_orders
+        and lease.state is LeaseState.FINISHED
+    ]
+
+
+def make_result_shown(state: State, check: Check) -> SendMessage:
+    """Return the message that shows a verifier the result it sealed against, now or again."""
+    lease = state.leases[check.lease_id]
+    if lease.opening is None or check.verifier is None:
+        raise LocalProtocolError("a result is shown that is not open")
+    message = messages.ResultShown(
+        opening=lease.opening, sources=list_sources(state, lease.provider)
+    )
+    return SendMessage(recipient=check.verifier, message=message)
+
+
+def list_sources(state: State, provider: Address) -> tuple[Multiaddr, ...]:
+    """Return where a provider's outputs can be had: from itself, then from us."""
+    known = state.providers.get(provider)
+    return (*(known.offer.body.addresses if known else ()), *state.sources)
+
+
+def _start_fetch(state: State, lease: Lease) -> FetchOutput:
+    lease.fetch_by = Timestamp(state.now + state.settings.fetch_seconds)
+    set_timer(state, lease.fetch_by, "fetch", lease.lease_id)
+    return make_fetch(state, lease)
+
+
+def make_fetch(state: State, lease: Lease) -> FetchOutput:
+    """Return the effect that brings an opened output here, now or again."""
+    if lease.opening is None:
+        raise LocalProtocolError("an output is fetched that is not open")
+    result = lease.opening.body.result
+    outputs = state.jobs[lease.order_hash].spec.outputs
+    known = state.providers.get(lease.provider)
+    return FetchOutput(
+        lease_id=lease.lease_id,
+        order_hash=lease.order_hash,
+        unit=lease.unit,
+        cid=result.output,
+        bytes_max=sum(output.bytes_max for output in outputs),
+        provider=lease.provider,
+        sources=known.offer.body.addresses if known else (),
+    )
+
+
+def take_output(state: State, event: OutputFetched) -> list[Effect]:
+    """Note that an output is here in full."""
+    lease = find_awaited(state, event.lease_id)
+    if lease is None or lease.opening is None or lease.opening.body.result.output != event.cid:
+        return []
+    lease.is_output_here, lease.fetch_by = True, None
+    return _judge_lease(state, lease)
+
+
+def miss_output(state: State, event: OutputMissing) -> list[Effect]:
+    """Try again for an output that could not be had, then hold it against its provider."""
+    lease = find_awaited(state, event.lease_id)
+    if lease is None:
+        return []
+    lease.fetch_attempts += 1
+    if lease.fetch_attempts < state.settings.fetch_attempts_max:
+        again = state.now + state.settings.retry_seconds
+        set_timer(state, again, "refetch", lease.lease_id)
+        return []
+    lease.output_problem, lease.fetch_by = event.text or "missing", None
+    return _judge_lease(state, lease)
+
+
+def refetch(state: State, key: bytes) -> list[Effect]:
+    """Fetch an output again after a pause."""
+    lease = find_awaited(state, key)
+    return [] if lease is None else [make_fetch(state, lease)]
+
+
+def expire_fetch(state: State, key: bytes) -> list[Effect]:
+    """Give an output up that has not come in all the time there was."""
+    lease = find_awaited(state, key)
+    if lease is None or lease.fetch_by is None or lease.fetch_by > state.now:
+        return []
+    lease.output_problem, lease.fetch_by = "it did not come in time", None
+    return _judge_lease(state, lease)
+
+
+def find_awaited(state: State, lease_id: Hash32) -> Lease | None:
+    """Return a lease whose output is still wanted."""
+    lease = state.leases.get(lease_id)
+    if lease is None or lease.fetch_by is None or lease.state is not LeaseState.FINISHED:
+        return None
+    return lease
+
+
+def _judge_lease(state: State, lease: Lease) -> list[Effect]:
+    if lease.epoch is None:
+        raise LocalProtocolError("an output is judged outside an epoch")
+    return judge_part(state, state.epochs[lease.epoch], lease.provider)
+
+
+# ---- verdicts ------------------------------------------------------------------------------
+
+
+def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> list[Effect]:
+    """Take a verifier's verdict, which must rest on what it sealed and what was shown to it."""
+    attestation = verify(message.attestation, state.settings.domain)
+    if attestation.signer != sender:
+        raise RemoteProtocolError("an attestation is signed by somebody else than its sender")
+    number = state.check_epochs.get(attestation.body.receipt_hash)
+    epoch = state.epochs[number] if number is not None else None
+    check = epoch.checks[attestation.body.receipt_hash] if epoch else None
+    if epoch is None or check is None or check.verifier != sender:
+        return []
+    if check.state is not CheckState.SHOWN:
+        return []
+    verdict = _check_verdict(state, check, attestation.body, message.evidence)
+    check.attestation, check.evidence, check.verdict = (
+        message.attestation,
+        message.evidence,
+        verdict,
+    )
+    move_check(check, CheckState.DONE)
+    write_log(
+        state,
+        state.jobs[check.order_hash],
+        verdict.name.lower(),
+        message.evidence.comparison[:200],
+        task=check.unit,
+        actor=sender,
+    )
+    publish = PublishDocument(data=encode_document(message.evidence))
+    return [publish, *judge_part(state, epoch, check.provider)]
+
+
+def _check_verdict(
+    state: State, check: Check, attestation: Attestation, evidence: Evidence
+) -> Verdict:
+    own, lease = evidence.own, state.leases[check.lease_id]
+    if check.seal is None or lease.opening is None:
+        raise LocalProtocolError("a verdict came on a check that is not open")
+    if attestation.evidence_hash != compute_content_hash(evidence):
+        raise RemoteProtocolError("an attestation rests on other evidence than was sent")
+    if own.compute_hash() != check.seal.body.sealed:
+        raise RemoteProtocolError("the verifier's result is not what it sealed")
+    if (own.order_hash, own.unit, own.verifier) != (check.order_hash, check.unit, check.verifier):
+        raise RemoteProtocolError("the verifier's result is of another task")
+    if evidence.opening_hash != compute_content_hash(lease.opening.body):
+        raise RemoteProtocolError("the evidence is about another opening than was shown")
+    if attestation.verdict not in Verdict._value2member_map_:
+        raise RemoteProtocolError(f"there is no verdict {attestation.verdict}")
+    verdict = Verdict(attestation.verdict)
+    is_same = own.exit_code == 0 and own.output == lease.opening.body.result.output
+    if verdict is Verdict.MISMATCH and is_same:
+        raise RemoteProtocolError("a verifier calls two equal outputs a mismatch")
+    return verdict
+
+
+def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
+    """Judge each job of a part whose verdicts and outputs are in; close the part after the last."""
+    part = epoch.parts[provider]
+    if part.stage is not PartStage.JUDGING:
+        return []
+    effects: list[Effect] = []
+    for order_hash in list(part.open_orders):
+        effects += _judge_order(state, epoch, provider, order_hash)
+    if part.open_orders:
+        return effects
+    move_part(part, PartStage.CLOSED)
+    if all(each.stage is PartStage.CLOSED for each in epoch.parts.values()):
+        close_epoch(state, epoch)
+    return [*effects, make_epoch_closed(epoch, provider)]
+
+
+def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash32) -> list[Effect]:
+    part = epoch.parts[provider]
+    checks = [
+        check
+        for check in epoch.checks.values()
+        if check.provider == provider and check.order_hash == order_hash
+    ]
+    if any(check.state is not CheckState.DONE for check in checks):
+        return []
+    if any(check.verdict is Verdict.MISMATCH for check in checks):
+        note_facts(state, provider).forged += 1
+        return end_order(state, epoch, provider, order_hash, FORGED)
+    leases = [le for le in list_open_leases(state, part) if le.order_hash == order_hash]
+    if any(lease.fetch_by is not None for lease in leases):
+        return []
+    undecided = {c.lease_id for c in checks if c.verdict is Verdict.INCONCLUSIVE}
+    part.open_orders.remove(order_hash)
+    for lease in leases:
+        if lease.lease_id in undecided:
+            reject_lease(state, part, lease, INCONCLUSIVE)
+        elif not lease.is_output_here:
+            reason = Reason(
+                code="GM-6012",
+                text=f"the output cannot be fetched: {lease.output_problem[:200]}",
+                fault="provider",
+            )
+            note_facts(state, provider).withheld += 1
+            reject_lease(state, part, lease, reason)
+        else:
+            _accept(state, part, lease)
+    return []
+
+
+def _accept(state: State, part: Part, lease: Lease) -> None:
+    job = state.jobs[lease.order_hash]
+    move_lease(state, lease, LeaseState.ACCEPTED)
+    move_unit(state, job, job.units[lease.unit], UnitState.ACCEPTED)
+    facts = note_facts(state, lease.provider)
+    facts.accepted += 1
+    facts.earned = Amount(facts.earned + get_receipt(lease).body.price)
+    part.accepted.append(lease.lease_id)
+    write_log(state, job, "accepted", task=lease.unit, actor=lease.provider)
+
+
+def reject_lease(state: State, part: Part, lease: Lease, reason: Reason) -> None:
+    """End a finished lease of an epoch unpaid; its task waits again."""
+    end_lease(state, lease, reason)
+    lease.fetch_by = None
+    part.rejected.append(lease.lease_id)
+    part.reason = part.reason or reason
+    job = state.jobs[lease.order_hash]
+    write_log(state, job, "rejected", task=lease.unit, actor=lease.provider, reason=reason)
+
+
+def end_order(
+    state: State, epoch: Epoch, provider: Address, order_hash: Hash32, reason: Reason
+) -> list[Effect]:
+    """Reject a provider's tasks of one job in an epoch and keep it away from that job."""
+    part, job = epoch.parts[provider], state.jobs[order_hash]
+    part.open_orders.remove(order_hash)
+    for lease_id in part.lease_ids:
+        lease = state.leases[lease_id]
+        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
+            reject_lease(state, part, lease, reason)
+    part.reason = reason
+    if provider not in job.excluded:
+        job.excluded.append(provider)
+    return _take_back(state, provider, order_hash, reason)
+
+
+def _take_back(state: State, provider: Address, order_hash: Hash32, reason: Reason) -> list[Effect]:
+    # What the provider has of this job outside any epoch goes to others as well.
+    effects: list[Effect] = []
+    known = state.providers.get(provider)
+    for lease_id in [*(known.lease_ids if known else ()), *state.pool]:
+        lease = state.leases[lease_id]
+        if lease.provider == provider and lease.order_hash == order_hash:
+            effects += cancel_lease(state, lease, reason)
+    return effects
+
+
+def make_epoch_closed(epoch: Epoch, provider: Address) -> SendMessage:
+    """Return the message that tells a provider what became of its receipts."""
+    part = epoch.parts[provider]
+    message = messages.EpochClosed(
+        epoch=epoch.number,
+        accepted=tuple(part.accepted),
+        rejected=tuple(part.rejected),
+        reason=part.reason,
+    )
+    return SendMessage(recipient=provider, message=message)
