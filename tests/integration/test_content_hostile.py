@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from gpumarket.adapters.bitswap import PROTOCOLS, MessageReader
+from gpumarket.adapters.bitswap import PROTOCOLS
 from gpumarket.adapters.content import EmbeddedNode, open_node
 from gpumarket.adapters.p2p import PeerNetwork, open_network
+from gpumarket.adapters.peer_link import MessageReader
 from gpumarket.adapters.session import RawStream, StreamClosed
 from gpumarket.protocol.bitswap import (
     MESSAGE_BYTES_MAX,
