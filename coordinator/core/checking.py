@@ -126,14 +126,14 @@ def _choose_verifier(state: State, epoch: Epoch, check: Check) -> Address | None
     there = {address for address, verifier in state.verifiers.items() if verifier.session}
     there -= {check.provider, state.jobs[check.order_hash].order.body.requester}
     committed = {card.body.verifier for card in epoch.eligible}
-    # Those who stood before the seed come first, and whoever has not failed at it yet; a late
-    # comer or a second try is better than no check.
-    for pool in (there & committed, there):
-        for left in (pool - set(check.tried), pool):
-            same = {a for a in left if _has_class_of(state, a, check.provider)}
-            chosen = assign_verifier(_get_seed(epoch), check.receipt_hash, sorted(same or left))
-            if chosen is not None:
-                return chosen
+    tried = set(check.tried)
+    # Those who stood before the seed come first; then a late comer, then a second try, which
+    # are both better than no check.
+    for pool in ((there & committed) - tried, there - tried, there & committed, there):
+        same = {address for address in pool if _has_class_of(state, address, check.provider)}
+        chosen = assign_verifier(_get_seed(epoch), check.receipt_hash, sorted(same or pool))
+        if chosen is not None:
+            return chosen
     return None
 
 
@@ -374,18 +374,19 @@ def drop_order(
     if order_hash not in part.open_orders:
         return []
     part.open_orders.remove(order_hash)
+    effects: list[Effect] = []
     for lease in list_group(state, part, order_hash):
         if lease.state is LeaseState.FINISHED:
-            reject_lease(state, part, lease, reason)
+            effects += reject_lease(state, part, lease, reason)
     for check in epoch.checks.values():
         is_of_it = check.provider == provider and check.order_hash == order_hash
         if is_of_it and check.state is not CheckState.DONE:
             end_inconclusive(state, check)
     if part.stage is PartStage.SEALING:
-        return request_openings_if_sealed(state, epoch, provider)
+        return effects + request_openings_if_sealed(state, epoch, provider)
     if part.stage is PartStage.OPENING and not list_unopened(state, part):
-        return close_openings(state, epoch, provider)
-    return judge_part(state, epoch, provider)
+        return effects + close_openings(state, epoch, provider)
+    return effects + judge_part(state, epoch, provider)
 
 
 def close_openings(state: State, epoch: Epoch, provider: Address) -> list[Effect]:

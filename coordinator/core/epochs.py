@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from coordinator.core.effects import CommitEpoch, DrawNonce, Effect, FixSeed, SendMessage
 from coordinator.core.events import ChainRefused, EpochCommitted, NonceDrawn, SeedFixed
-from coordinator.core.leases import end_lease, put_in_pool
+from coordinator.core.leases import end_with_failure, put_in_pool
 from coordinator.core.lifecycle import EpochState, PartStage, UnitState
 from coordinator.core.state import (
     Epoch,
@@ -155,16 +155,18 @@ def take_root(state: State, sender: Address, message: messages.RootSigned) -> li
 
 def expire_roots(state: State, key: bytes) -> list[Effect]:
     """Go on without the providers that did not sign: their tasks are done again."""
-    epoch = state.epochs[int.from_bytes(key, "big")]
-    if epoch.state is not EpochState.COLLECTING:
+    epoch = state.epochs.get(int.from_bytes(key, "big"))
+    if epoch is None or epoch.state is not EpochState.COLLECTING or epoch.root_by > state.now:
         return []
+    effects: list[Effect] = []
     for provider, part in epoch.parts.items():
         if part.stage is PartStage.SIGNING:
-            _drop_part(state, provider, part)
-    return try_commit(state, epoch)
+            effects += _drop_part(state, provider, part)
+    return effects + try_commit(state, epoch)
 
 
-def _drop_part(state: State, provider: Address, part: Part) -> None:
+def _drop_part(state: State, provider: Address, part: Part) -> list[Effect]:
+    effects: list[Effect] = []
     note_facts(state, provider).withheld += 1
     move_part(part, PartStage.CLOSED)
     part.reason = _UNSIGNED
@@ -173,9 +175,8 @@ def _drop_part(state: State, provider: Address, part: Part) -> None:
     for lease_id in part.lease_ids:
         lease = state.leases[lease_id]
         if lease.state is LeaseState.FINISHED:
-            end_lease(state, lease, _UNSIGNED)
-            job = state.jobs[lease.order_hash]
-            write_log(state, job, "rejected", task=lease.unit, actor=provider, reason=_UNSIGNED)
+            effects += end_with_failure(state, lease, _UNSIGNED, log_type="rejected")
+    return effects
 
 
 def take_nonce(state: State, event: NonceDrawn) -> list[Effect]:

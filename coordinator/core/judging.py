@@ -10,7 +10,7 @@ from __future__ import annotations
 from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
 from coordinator.core.epochs import close_epoch
 from coordinator.core.events import OutputFetched, OutputMissing
-from coordinator.core.leases import cancel_lease, end_lease
+from coordinator.core.leases import cancel_lease, end_with_failure
 from coordinator.core.lifecycle import CheckState, PartStage, UnitState
 from coordinator.core.state import (
     Check,
@@ -265,9 +265,10 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
         return []
     undecided = {c.lease_id for c in checks if c.verdict is Verdict.INCONCLUSIVE}
     part.open_orders.remove(order_hash)
+    effects: list[Effect] = []
     for lease in leases:
         if lease.lease_id in undecided:
-            reject_lease(state, part, lease, INCONCLUSIVE)
+            effects += reject_lease(state, part, lease, INCONCLUSIVE)
         elif not lease.is_output_here:
             reason = Reason(
                 code="GM-6012",
@@ -275,10 +276,10 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
                 fault="provider",
             )
             note_facts(state, provider).withheld += 1
-            reject_lease(state, part, lease, reason)
+            effects += reject_lease(state, part, lease, reason)
         else:
             _accept(state, part, lease)
-    return []
+    return effects
 
 
 def _accept(state: State, part: Part, lease: Lease) -> None:
@@ -292,14 +293,12 @@ def _accept(state: State, part: Part, lease: Lease) -> None:
     write_log(state, job, "accepted", task=lease.unit, actor=lease.provider)
 
 
-def reject_lease(state: State, part: Part, lease: Lease, reason: Reason) -> None:
+def reject_lease(state: State, part: Part, lease: Lease, reason: Reason) -> list[Effect]:
     """End a finished lease of an epoch unpaid; its task waits again."""
-    end_lease(state, lease, reason)
     lease.fetch_by = None
     part.rejected.append(lease.lease_id)
     part.reason = part.reason or reason
-    job = state.jobs[lease.order_hash]
-    write_log(state, job, "rejected", task=lease.unit, actor=lease.provider, reason=reason)
+    return end_with_failure(state, lease, reason, log_type="rejected")
 
 
 def end_order(
@@ -308,14 +307,15 @@ def end_order(
     """Reject a provider's tasks of one job in an epoch and keep it away from that job."""
     part, job = epoch.parts[provider], state.jobs[order_hash]
     part.open_orders.remove(order_hash)
-    for lease_id in part.lease_ids:
-        lease = state.leases[lease_id]
-        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
-            reject_lease(state, part, lease, reason)
     part.reason = reason
     if provider not in job.excluded:
         job.excluded.append(provider)
-    return _take_back(state, provider, order_hash, reason)
+    effects: list[Effect] = []
+    for lease_id in part.lease_ids:
+        lease = state.leases[lease_id]
+        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
+            effects += reject_lease(state, part, lease, reason)
+    return effects + _take_back(state, provider, order_hash, reason)
 
 
 def _take_back(state: State, provider: Address, order_hash: Hash32, reason: Reason) -> list[Effect]:

@@ -229,7 +229,13 @@ def end_lease(state: State, lease: Lease, reason: Reason) -> None:
 
 
 def end_with_failure(
-    state: State, lease: Lease, reason: Reason, *, exit_code: int = 0, log_tail: str = ""
+    state: State,
+    lease: Lease,
+    reason: Reason,
+    *,
+    exit_code: int = 0,
+    log_tail: str = "",
+    log_type: str = "failed",
 ) -> list[Effect]:
     """End a lease that was tried and failed; too many failures end the job."""
     job, unit = get_job(state, lease), get_unit(state, lease)
@@ -243,7 +249,7 @@ def end_with_failure(
             log_tail=log_tail,
         )
     )
-    write_log(state, job, "failed", task=lease.unit, actor=lease.provider, reason=reason)
+    write_log(state, job, log_type, task=lease.unit, actor=lease.provider, reason=reason)
     blamed = list_blames(unit)
     if blamed:
         set_timer(
