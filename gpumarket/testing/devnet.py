@@ -9,6 +9,7 @@ it. Money here is play money and the keys are made for the day.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -30,15 +31,17 @@ from gpumarket.adapters.keys import (
     Identity,
     create_identity,
     load_identity,
+    read_keystore,
     write_password,
 )
 from gpumarket.protocol.errors import InvalidInput, Unrecoverable
-from gpumarket.protocol.ids import Address, format_hex
+from gpumarket.protocol.ids import Address, format_hex, parse_address
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.testing.anvil import find_free_port, start_anvil
 
 STATE_FOLDER: Final = ".gpumarket"
 STATE_NAME: Final = "devnet.json"
+REQUESTER: Final = "alice"
 PASSWORD: Final = "devnet"
 """Opens keys that hold play money only."""
 READY_SECONDS_MAX: Final = 60.0
@@ -164,7 +167,9 @@ class Devnet:
         self.state |= {"token": format_hex(token), "contract": format_hex(contract)}
         tell("contracts", f"settlement {self.state['contract']}, play token deployed")
         async with trio.open_nursery() as nursery:
-            for role in [*roles, "alice"]:
+            for role in [REQUESTER, *roles]:
+                # Named in order: the first account is the one that commands use.
+                self.state["accounts"][role] = {}
                 nursery.start_soon(self._fund, role, contract)
         self._save()
         tell("wallets", f"alice holds {REQUESTER_TOKENS // 10**6} USDC (play money), escrow 100")
@@ -174,7 +179,7 @@ class Devnet:
         rpc_url = self.state["rpc_url"]
         await fund_devnet(rpc_url, identity.address, GAS_WEI)
         chain = Chain(rpc_url=rpc_url, contract=contract, secret=identity.secret)
-        if role == "alice":
+        if role == REQUESTER:
             await chain.mint_test_token(identity.address, REQUESTER_TOKENS)
             await chain.deposit(REQUESTER_ESCROW)
             return
@@ -187,7 +192,7 @@ class Devnet:
             await chain.stake_provider(RULES[7], identity.address, role)
 
     def _open_identity(self, role: str) -> Identity:
-        data_dir = self.folder / "data" / role
+        data_dir = self._data_dir(role)
         password_file = self.folder / "data" / "password"
         if (data_dir / "keys").exists():
             identity = load_identity(data_dir, password=PASSWORD)
@@ -199,6 +204,10 @@ class Devnet:
             "password_file": str(password_file),
         }
         return identity
+
+    def _data_dir(self, role: str) -> Path:
+        # A job can read the host paths of its mounts: they must not tell who runs it.
+        return self.folder / "data" / hashlib.sha256(role.encode()).hexdigest()[:8]
 
     def _start_coordinator(self, tell: Report) -> None:
         path = self._write_config("coordinator", http_port=find_free_port(), tables="")
@@ -218,7 +227,7 @@ class Devnet:
         coordinators = [self.state["coordinator"]] if "coordinator" in self.state else []
         text = (
             "[role]\n"
-            f"data_dir = {json.dumps(str(self.folder / 'data' / name))}\n"
+            f"data_dir = {json.dumps(str(self._data_dir(name)))}\n"
             f"password_file = {json.dumps(str(self.folder / 'data' / 'password'))}\n"
             f"listen_port = {find_free_port()}\n"
             f"http_port = {http_port}\n"
@@ -276,6 +285,22 @@ class Devnet:
         with urllib.request.urlopen(self.state["url"] + path, timeout=10) as response:  # noqa: S310  own http URL
             answer: dict[str, Any] = json.load(response)
             return answer
+
+    async def give(self, account: str, amount: int) -> str:
+        """Mint play money to one of the devnet's accounts; return its address."""
+        entry = self.state["accounts"].get(account)
+        if entry is None:
+            known = ", ".join(self.state["accounts"])
+            raise InvalidInput(f"the devnet has no account {account!r}; it has {known}")
+        secret = read_keystore(Path(entry["keystore"]), password=PASSWORD)
+        chain = Chain(
+            rpc_url=self.state["rpc_url"],
+            contract=parse_address(self.state["contract"]),
+            secret=secret,
+        )
+        await chain.mint_test_token(parse_address(entry["address"]), amount)
+        address: str = entry["address"]
+        return address
 
     # ---- stopping --------------------------------------------------------------------------
 
