@@ -1,0 +1,286 @@
+"""The provider's tasks under one nursery: sessions, runtime, sandbox, offers, status pages."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from gpumarket.adapters.clock import SystemClock
+from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
+from gpumarket.adapters.gpus import (
+    compute_repro_class,
+    detect_devices,
+    make_simulated_devices,
+    measure_memory_bytes,
+    read_processor,
+)
+from gpumarket.adapters.http import make_pages_app, serve_http
+from gpumarket.adapters.logs import Log
+from gpumarket.adapters.market_link import LinkIdentity, MarketLink
+from gpumarket.adapters.sandbox import DockerSandbox
+from gpumarket.adapters.unit_runner import UnitRunner
+from gpumarket.config import ProviderConfig
+from gpumarket.protocol.codec import encode_document
+from gpumarket.protocol.errors import ChainError, InvalidInput, RemoteProtocolError
+from gpumarket.protocol.ids import Address, format_hex
+from gpumarket.protocol.messages import Declined, Message, ProviderHello, Welcome
+from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, Offer
+from gpumarket.protocol.signing import Domain, Signed
+from gpumarket.protocol.units import PPM, parse_money, parse_size
+from gpumarket.runtime import Runtime
+from provider_node.api import Figures, render_idleness, render_status
+from provider_node.cheat import Forger
+from provider_node.core.decide import Provider
+from provider_node.core.effects import Effect
+from provider_node.core.events import (
+    EVENT,
+    CoordinatorJoined,
+    CoordinatorLost,
+    CoordinatorMessage,
+    Event,
+    MessageReceived,
+    ProcessStarted,
+    TimePassed,
+)
+from provider_node.core.state import ProviderState
+from provider_node.core.terms import NodeAddress, Terms, make_offer
+from provider_node.perform import World, name_run, perform
+
+RENEW_SECONDS = OFFER_LIFETIME_SECONDS / 2
+COLLECT_SECONDS = 600.0
+CHAIN_SECONDS = 30.0
+URL_FILE = "api.url"
+"""In the data folder: where the running node answers its owner."""
+_RUNTIMES = {"runc": "runc", "gvisor": "runsc"}
+
+
+def name_offer_topic(domain: Domain) -> str:
+    """Name the gossip topic on which offers of one market are announced."""
+    return f"gpumarket.offer.v1.{domain.chain_id}.{format_hex(domain.contract)}"
+
+
+async def serve(config: ProviderConfig, log: Log) -> None:
+    """Run the provider until cancelled."""
+    topics = frozenset({name_offer_topic(config.role.domain)})
+    async with open_equipment(config.role, log, topics=topics) as equipment:
+        sandbox = DockerSandbox(
+            owner=equipment.identity.address.hex(), folder=equipment.data_dir / "sandbox"
+        )
+        try:
+            # Containers of a process that was killed would go on using what we sell again.
+            removed = await sandbox.remove_leftovers()
+            facts = await sandbox.probe(_RUNTIMES[config.provider.isolation])
+            log.info("sandbox tried", engine=facts.engine_version, leftovers_removed=removed)
+            await Service(config, equipment, sandbox).run()
+        finally:
+            sandbox.close()
+
+
+def make_terms(config: ProviderConfig, provider: Address) -> Terms:
+    """Put together what this machine and its configuration offer."""
+    settings = config.provider
+    processor = read_processor()
+    devices = make_simulated_devices(settings.simulate) or detect_devices(processor)
+    return Terms(
+        provider=provider,
+        domain=config.role.domain,
+        devices=devices,
+        slots=settings.slots,
+        cpus=processor.cores,
+        memory_bytes=parse_size(settings.memory) if settings.memory else measure_memory_bytes(),
+        disk_bytes=parse_size(settings.disk),
+        region=settings.region,
+        isolation=settings.isolation,
+        repro_class=compute_repro_class(processor, devices),
+        price_per_device_hour=parse_money(settings.price_per_device_hour),
+    )
+
+
+def make_forger(config: ProviderConfig, folder: Path) -> Forger | None:
+    """Make the devnet's cheat where the configuration asks for one; refuse it elsewhere."""
+    cheat = config.provider.cheat
+    if cheat is None:
+        return None
+    if not config.role.is_devnet:
+        raise InvalidInput("a cheat exists on the devnet only", code="GM-1303")
+    return Forger(share_ppm=round(cheat.forge_share * PPM), folder=folder / "patterns")
+
+
+class Service:
+    """Joins the parts: what coordinators say becomes events, effects become deeds."""
+
+    def __init__(
+        self, config: ProviderConfig, equipment: Equipment, sandbox: DockerSandbox
+    ) -> None:
+        self._config = config
+        self._equipment = equipment
+        self._clock = SystemClock()
+        self._sequence = 0
+        self._terms = make_terms(config, equipment.identity.address)
+        identity, domain = equipment.identity, equipment.domain
+        self._node = NodeAddress(
+            peer_id=equipment.network.peer_id,
+            addresses=equipment.network.addresses,
+            sealing_key=identity.sealing_public,
+        )
+        self._link = MarketLink(
+            equipment.network,
+            LinkIdentity(key=identity.key, domain=domain, clock=self._clock),
+            self,
+            draw_jitter=random.random,
+        )
+        self._figures = Figures()
+        self._work = equipment.data_dir / "work"
+        self._runner = UnitRunner(content=equipment.content, sandbox=sandbox, folder=self._work)
+        world = World(
+            identity=identity,
+            domain=domain,
+            runner=self._runner,
+            link=self._link,
+            post=self._post,
+            clock=self._clock,
+            log=equipment.log,
+            note_phase=self._figures.note_phase,
+            forger=make_forger(config, self._work),
+        )
+        self._runtime: Runtime[Event, Effect] = Runtime(
+            state=Provider(terms=self._terms),
+            event_type=EVENT,
+            journal=equipment.journal,
+            perform=partial(perform, world=world),
+            clock=self._clock,
+            make_started=lambda at: ProcessStarted(at=at, terms=self._terms),
+            make_time_passed=lambda at: TimePassed(at=at),
+        )
+
+    @property
+    def _state(self) -> ProviderState:
+        state: ProviderState = self._runtime.state
+        return state
+
+    async def run(self) -> None:
+        """Recover, join every coordinator, serve until cancelled."""
+        role = self._config.role
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._runtime.run)
+            await trio.to_thread.run_sync(self._sweep_runs, self._list_run_names())
+            port = await nursery.start(
+                serve_http,
+                partial(make_pages_app, pages=self._make_pages()),
+                LOOPBACK,
+                role.http_port,
+            )
+            url = self._equipment.data_dir / URL_FILE
+            await trio.to_thread.run_sync(url.write_text, f"http://{LOOPBACK}:{port}")
+            await nursery.start(self._link.run, role.coordinators)
+            for task in (self._renew_offer, self._collect_garbage, self._watch_chain):
+                nursery.start_soon(task)
+            announce_ready(self._equipment, http_port=port, summary=self._summarize())
+
+    # ---- what coordinators say -------------------------------------------------------------
+
+    def make_hello(self) -> ProviderHello:
+        """Sign the offer as it is now, and say which leases we still have."""
+        return ProviderHello(
+            offer=self._sign_offer(), running=self._state.find_unfinished_business()
+        )
+
+    async def handle_joined(self, welcome: Welcome) -> None:
+        """Say again what the coordinator may not have heard."""
+        await self._post(CoordinatorJoined(at=self._clock.now(), coordinator=welcome.coordinator))
+
+    async def handle_lost(self, coordinator: Address) -> None:
+        """Keep working: answers wait for the next session."""
+        await self._post(CoordinatorLost(at=self._clock.now(), coordinator=coordinator))
+
+    async def handle_message(self, coordinator: Address, message: Message) -> None:
+        """Turn a coordinator's message into an event."""
+        if isinstance(message, CoordinatorMessage):
+            await self._post(
+                MessageReceived(
+                    at=self._clock.now(),
+                    coordinator=coordinator,
+                    message=message,
+                    disk_free_bytes=shutil.disk_usage(self._equipment.data_dir).free,
+                )
+            )
+        elif isinstance(message, Declined):
+            self._equipment.log.warn(
+                "a coordinator declined",
+                code=message.code,
+                need=message.need,
+                have=message.have,
+            )
+        else:
+            raise RemoteProtocolError(f"a {type(message).__name__} is nothing for a provider")
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    async def _post(self, event: Event) -> None:
+        await self._runtime.post(event)
+
+    def _sign_offer(self) -> Signed[Offer]:
+        now = self._clock.now()
+        # Unix milliseconds would do, but for two offers within one second.
+        self._sequence = max(self._sequence + 1, now * 1_000)
+        offer = make_offer(self._terms, self._node, sequence=self._sequence, now=now)
+        return self._equipment.identity.key.sign(offer, self._equipment.domain).as_signed()
+
+    async def _renew_offer(self) -> None:
+        topic = name_offer_topic(self._equipment.domain)
+        while True:
+            # Best effort, for whoever listens; coordinators hear it on their session.
+            await self._equipment.network.publish(topic, encode_document(self._sign_offer()))
+            await trio.sleep(RENEW_SECONDS)
+            await self._link.announce()
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await trio.sleep(COLLECT_SECONDS)
+            freed = await self._equipment.content.collect_garbage()
+            if freed:
+                self._equipment.log.info("content was collected", freed_bytes=freed)
+
+    async def _watch_chain(self) -> None:
+        is_reached = True
+        while True:
+            try:
+                _, block_at = await self._equipment.chain.head()
+                self._figures.note_head(block_at)
+                is_reached = True
+            except ChainError as error:
+                if is_reached:
+                    self._equipment.log.warn("the chain does not answer", reason=error.message)
+                is_reached = False
+            await trio.sleep(CHAIN_SECONDS)
+
+    def _list_run_names(self) -> frozenset[str]:
+        return frozenset(name_run(lease_id) for lease_id in self._state.leases)
+
+    def _sweep_runs(self, known: frozenset[str]) -> None:
+        """Remove run folders of leases that a crash made us forget to clean up after."""
+        runs = self._runner.find_output("any").parent
+        for folder in runs.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _summarize(self) -> str:
+        devices = ", ".join(
+            f"{device.model}{' (simulated)' if device.simulated else ''}"
+            for device in self._terms.devices
+        )
+        return f"{devices}  {self._config.provider.price_per_device_hour}/h"
+
+    def _make_pages(self) -> dict[str, Callable[[], str]]:
+        now, peer_id = self._clock.now, self._node.peer_id
+        return {
+            "/metrics": lambda: self._figures.render(self._state, now()),
+            "/healthz": lambda: "ok\n",
+            "/v1/status": lambda: render_status(self._state, peer_id=peer_id, now=now()),
+            "/v1/why-idle": lambda: render_idleness(self._state, now=now()),
+        }
