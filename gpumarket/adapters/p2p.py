@@ -1,7 +1,7 @@
 """
 The libp2p host under a PeerNetwork: TCP, Noise, Yamux and gossipsub, with its traps closed.
 
-The only file that imports libp2p. py-libp2p 0.8.1 is young: docs/adr/0003-libp2p.md lists what
+The only file that imports libp2p. py-libp2p 0.8.1 is young: docs/adr/0006-libp2p.md lists what
 bites and what is done about it here, and tests/integration/test_libp2p_assumptions.py fails
 when one of these facts changes.
 """

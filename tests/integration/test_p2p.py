@@ -16,7 +16,14 @@ import trio
 from gpumarket.adapters.p2p import PeerNetwork, open_network
 from gpumarket.adapters.port_claim import claim_folder, claim_port
 from gpumarket.adapters.reconnect import Backoff, keep_session
-from gpumarket.adapters.session import EndedBy, PeerUnreachable, Session, SessionClosed
+from gpumarket.adapters.session import (
+    EndedBy,
+    PeerUnreachable,
+    RawStream,
+    Session,
+    SessionClosed,
+    StreamClosed,
+)
 from gpumarket.protocol.errors import InvalidInput
 from tests.integration.p2p_peer import (
     DEAF,
@@ -120,19 +127,22 @@ async def test_a_frozen_peer_is_dropped_after_three_missed_heartbeats() -> None:
 
 
 async def test_a_frozen_peer_with_a_full_pipe_is_dropped_too() -> None:
-    async with start_peer() as peer, open_ours(heartbeat_seconds=0.3) as network:
+    async with start_peer() as peer, open_ours(heartbeat_seconds=0.5) as network:
         session = await network.dial(peer.address, ECHO)
+        streams = [await network.open_raw(peer.peer_id, RAW_ECHO) for _ in range(60)]
         peer.freeze()
 
-        async def flood() -> None:
-            with suppress(SessionClosed):
-                while True:
-                    await session.send(b"x" * 500_000)
+        async def fill(stream: RawStream) -> None:
+            # Within the first window of each stream: only the pipe itself can hold it up.
+            with suppress(StreamClosed):
+                await stream.write(b"x" * 250_000)
 
         with trio.fail_after(15):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(flood)
+                for stream in streams:
+                    nursery.start_soon(fill, stream)
                 await session.wait_closed()
+        assert session.ended_by is EndedBy.NO_LIFE
         assert peer.peer_id not in network.find_connected_peers()
 
 
@@ -161,6 +171,7 @@ async def test_a_peer_that_comes_back_is_reached_at_once() -> None:
     async with open_ours() as network:
         async with start_peer("back") as peer:
             await check_echo(await network.dial(peer.address, ECHO))
+        await wait_until(lambda: not network.find_connected_peers())
         # This failure is what libp2p remembers for 60 s.
         with pytest.raises(PeerUnreachable):
             await network.dial(peer.address, ECHO)
