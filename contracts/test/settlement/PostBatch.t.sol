@@ -151,6 +151,8 @@ contract PostBatchTest is Fixture {
     function test_RevertWhen_AnIndexIsBeyondItsList() external {
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLaneIndex.selector, 0, 1, 1));
         _post(_one(ALICE), _one(PROVIDER), _lane(1, 0, 1, 1));
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLaneIndex.selector, 0, 1, 1));
+        _post(_one(ALICE), _one(PROVIDER), _lane(0, 1, 1, 1));
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLaneIndex.selector, 1, 1, 65535));
         _post(_one(ALICE), _one(PROVIDER), bytes.concat(_lane(0, 0, 1, 1), _lane(0, 65535, 1, 1)));
     }
