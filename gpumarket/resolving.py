@@ -38,6 +38,7 @@ SMALLEST_SENSIBLE_BYTES = 10**6
 _TEXT_MAX = 200
 _FILE_SCHEME = "file:"
 _IPFS_SCHEME = "ipfs://"
+_IMAGE_ADVICE = "write file:PATH of a `docker save` archive, or ipfs://CID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +165,7 @@ def _read_need(key: str, value: str | int) -> int:
 
 
 def _check_image(document: Mapping[str, Any]) -> None:
-    image = document["image"]
-    if image.startswith(_FILE_SCHEME):
-        return
-    if not image.startswith(_IPFS_SCHEME):
-        raise InvalidInput(
-            f"image: '{image[:80]}' is in a registry, which is not used yet; "
-            "write file:PATH of a `docker save` archive, or ipfs://CID",
-            code="GM-1130",
-        )
-    if "image_digest" not in document:
+    if document["image"].startswith(_IPFS_SCHEME) and "image_digest" not in document:
         raise InvalidInput("image: ipfs://CID needs image_digest beside it", code="GM-1131")
 
 
@@ -256,6 +248,10 @@ def find_unsupported(job: JobFile) -> list[Mistake]:
         for pointer in (tuple(dotted.split(".")),)
         if (value := _find_value(job.document, pointer)) is not None and value != neutral
     ]
+    image = job.document["image"]
+    if not image.startswith((_FILE_SCHEME, _IPFS_SCHEME)):
+        text = f"image: '{image[:80]}' is in a registry, which is not used yet; {_IMAGE_ADVICE}"
+        found.append(job.make_mistake("GM-1130", ("image",), text))
     if job.document.get("verify", {}).get("mode") == "replicate":
         found.append(_refuse(job, ("verify", "mode"), "replicated tasks"))
     rule = _find_value(job.document, ("verify", "compare", "as"))

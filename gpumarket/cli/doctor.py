@@ -155,7 +155,8 @@ def check_coordinator(connection: Connection) -> Iterator[Finding]:
 
 def _check_clock(told: object, now: float) -> Finding:
     try:
-        theirs = datetime.fromisoformat(str(told)).timestamp()
+        is_unix = isinstance(told, int | float)
+        theirs = float(str(told)) if is_unix else datetime.fromisoformat(str(told)).timestamp()
     except ValueError:
         return Finding("market", "?", "the coordinator does not say its time")
     offset = abs(now - theirs)

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import click
 
-from gpumarket.cli.access import make_client, with_connection
+from gpumarket.cli.access import make_client, open_signer, with_connection
 from gpumarket.cli.job_file import init, plan, validate
 from gpumarket.cli.job_run import run
 from gpumarket.cli.job_view import (
@@ -129,9 +129,9 @@ def logs(
 ) -> Outcome:
     """Print what a job's program printed."""
     with make_client(connection) as client:
-        lines = client.logs(job_id, task=task).splitlines()
-    lines = lines[-tail:] if tail else lines
-    return Outcome({"lines": lines}, "\n".join(lines))
+        rows = client.logs(job_id, task=task)
+    lines = [line for row in rows for line in _format_log(row)]
+    return Outcome(rows, "\n".join(lines[-tail:] if tail else lines))
 
 
 @command("job.events/1", name="events")
@@ -241,13 +241,21 @@ def cancel(console: Console, *, connection: Connection, job_id: str, yes: bool) 
         found = client.job(job_id)
         console.note(format_money_line(found))
         console.confirm(f"End {found.get('id', job_id)}?", is_yes=yes)
-        ended = client.cancel(str(found.get("id", job_id)))
+        signer = open_signer(console, connection, chain_id=client.market().domain.chain_id)
+        ended = client.cancel(str(found.get("id", job_id)), signer)
     return Outcome(ended, format_money_line(ended))
 
 
+def _format_log(row: Mapping[str, Any]) -> list[str]:
+    failures = [line for tail in row.get("failure_tails") or () for line in str(tail).splitlines()]
+    lines = [*failures, *(str(line) for line in row.get("last_lines") or ())]
+    return [f"task {row.get('task', '?')}: {line}" for line in lines]
+
+
 def _format_task(row: Mapping[str, Any]) -> tuple[object, ...]:
-    reason = row.get("reason")
-    note = reason.get("text", "") if isinstance(reason, Mapping) else reason or ""
+    failures = row.get("failures") or ()
+    reason = failures[-1].get("reason") if failures else None
+    note = f"last try: {reason.get('text', '')}" if isinstance(reason, Mapping) else ""
     price = row.get("price")
     return (
         row.get("task", row.get("unit", "?")),

@@ -173,11 +173,14 @@ def format_funnel(funnel: object) -> str:
     if not isinstance(funnel, list):
         return ""
     stages = [each for each in funnel if isinstance(each, dict)]
-    return " -> ".join(f"{_pick(each, 'left', 'count')} {_pick(each, 'stage')}" for each in stages)
+    # A stage where nobody falls says nothing; the first and the last frame the rest.
+    told = [each for each in stages[1:-1] if each.get("fell", 1)]
+    return " -> ".join(_format_stage(each) for each in [*stages[:1], *told, *stages[1:][-1:]])
 
 
-def _pick(entry: dict[str, Any], *names: str) -> object:
-    return next((entry[name] for name in names if name in entry), "?")
+def _format_stage(stage: dict[str, Any]) -> str:
+    need = f" ({stage['need']})" if stage.get("need") else ""
+    return f"{stage.get('left', '?')} {stage.get('stage', '?')}{need}"
 
 
 def format_relaxations(quote: object) -> list[str]:
@@ -215,7 +218,9 @@ def _format_cost(plan: Plan) -> str:
     if not isinstance(price, dict) or not price.get("low"):
         return "no estimate"
     low, high = price.get("low"), price.get("high") or price.get("low")
-    return f"about {show_amount(low)} to {show_money(high)}"
+    seconds = price.get("per_task_seconds")
+    each = f" for a task of {seconds} s" if seconds else ""
+    return f"about {show_amount(low)} to {show_money(high)}{each}"
 
 
 def describe_mistake(mistake: Mistake) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def format_event(event: Event) -> str:
     clock = event.time[11:19] or "--:--:--"
     task = "" if event.task is None else f"task {event.task}: "
     fault = "" if event.fault in ("", "none") else f", fault: {event.fault}"
-    actor = f"  ({event.actor}{fault})" if event.actor else fault.removeprefix(",")
+    who = f"{event.actor[:6]}…{event.actor[-4:]}" if event.actor.startswith("0x") else event.actor
+    actor = f"  ({who}{fault})" if who else fault.removeprefix(",")
     return f"{clock}  {task}{event.text or event.type}{actor}"
 
 

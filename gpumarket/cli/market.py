@@ -46,7 +46,7 @@ def offers(
     need = parse_gpu(gpu) if gpu else None
     price_max = parse_money(normalize_money(max_price)) if max_price else None
     with make_client(connection) as client:
-        rows = client.offers()
+        rows = [row for row in client.offers() if row.get("online", True)]
     fitting = [
         row
         for row in rows
@@ -80,7 +80,7 @@ def _format_offer(row: Mapping[str, Any], *, is_wide: bool) -> tuple[str, ...]:
     first = devices[0] if devices else {}
     address = str(row.get("provider", "?"))
     simulated = " (simulated)" if any(device.get("simulated") for device in devices) else ""
-    reputation = row.get("reputation_ppm")
+    reputation = row.get("reputation")
     free = row.get("free_slots", row.get("slots", "?"))
     return (
         address if is_wide else f"{address[:6]}…{address[-4:]}",
@@ -88,7 +88,7 @@ def _format_offer(row: Mapping[str, Any], *, is_wide: bool) -> tuple[str, ...]:
         format_size(int(first.get("vram_bytes", 0))),
         show_amount(row.get("price_per_device_hour")),
         f"{free}/{row.get('slots', '?')}",
-        f"{reputation / 1e6:.2f}" if isinstance(reputation, int) else "-",
+        f"{reputation:.2f}" if isinstance(reputation, int | float) else "-",
         str(row.get("isolation", "?")),
         str(row.get("region", "?")),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,8 +54,9 @@ from gpumarket.protocol.cids import ContentId, format_cid, parse_cid
 from gpumarket.protocol.codec import to_dag_json
 from gpumarket.protocol.dagpb import BLOCK_BYTES_MAX
 from gpumarket.protocol.errors import ContentError, GpuMarketError
+from gpumarket.protocol.ids import parse_hash
 from gpumarket.protocol.job import JobSpec
-from gpumarket.protocol.order import Order
+from gpumarket.protocol.order import CancelOrder, Order
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
 from gpumarket.resolving import check_supported, find_budget, resolve_job
@@ -66,7 +66,6 @@ RAW_TYPE: Final = "application/vnd.ipld.raw"
 SSE_TYPE: Final = "text/event-stream"
 CBOR_TYPE: Final = "application/vnd.ipld.dag-cbor"
 RECEIPT_BYTES_MAX: Final = 64 * 2**20
-LOG_BYTES_MAX: Final = 64 * 2**20
 RECONNECTS_MAX: Final = 30
 """Attempts in a row to pick up a stream again; a stream that gives an event starts anew."""
 POLL_SECONDS: Final = 0.5
@@ -263,11 +262,10 @@ class AsyncClient:
         """Return why a job is where it is, and who must act next."""
         return read_object(await self._transport.get(_path(job_id, "/why")), "why")
 
-    async def logs(self, job_id: str, *, task: int | None = None) -> str:
-        """Return what the program printed, of one task or of all."""
-        query = "" if task is None else f"?task={int(task)}"
-        data = await self._read_all(_path(job_id, "/logs") + query, "text/plain", LOG_BYTES_MAX)
-        return data.decode("utf-8", "replace")
+    async def logs(self, job_id: str, *, task: int | None = None) -> list[Json]:
+        """Return what is known of a program's output: last lines, tails of failed tries."""
+        params = {} if task is None else {"task": str(int(task))}
+        return read_rows(await self._transport.get(_path(job_id, "/logs"), params), "logs")
 
     async def outputs(self, job_id: str) -> list[TaskOutput]:
         """Return the accepted results of a job."""
@@ -278,11 +276,13 @@ class AsyncClient:
         """Return the proof of execution as its DAG-CBOR bytes."""
         return await self._read_all(_path(job_id, "/receipt"), CBOR_TYPE, RECEIPT_BYTES_MAX)
 
-    async def cancel(self, job_id: str) -> Json:
-        """End a job; what was accepted until now is paid."""
-        headers = {"Idempotency-Key": secrets.token_hex(16)}
-        answer = await self._transport.post(_path(job_id, "/cancel"), {}, headers=headers)
-        return read_object(answer, "job")
+    async def cancel(self, job_id: str, signer: Signer) -> Json:
+        """End a job, signed by its requester; what was accepted until now is paid."""
+        job = await self.job(job_id)
+        wish = CancelOrder(order_hash=parse_hash(str(job.get("order_hash", ""))))
+        signed = signer.key.sign(wish, (await self.market()).domain).as_signed()
+        path = _path(str(job.get("id", job_id)), "/cancel")
+        return read_object(await self._transport.post(path, {"cancel": _to_json(signed)}), "job")
 
     async def wait(
         self,

@@ -165,8 +165,8 @@ class Client:
         """Return why a job is where it is, and who must act next."""
         return self._wait(self._client.why(job_id))
 
-    def logs(self, job_id: str, *, task: int | None = None) -> str:
-        """Return what the program printed, of one task or of all."""
+    def logs(self, job_id: str, *, task: int | None = None) -> list[Json]:
+        """Return what is known of a program's output: last lines, tails of failed tries."""
         return self._wait(self._client.logs(job_id, task=task))
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
@@ -181,9 +181,9 @@ class Client:
         """Return the proof of execution as its DAG-CBOR bytes."""
         return self._wait(self._client.receipt(job_id))
 
-    def cancel(self, job_id: str) -> Json:
-        """End a job; what was accepted until now is paid."""
-        return self._wait(self._client.cancel(job_id))
+    def cancel(self, job_id: str, signer: Signer) -> Json:
+        """End a job, signed by its requester; what was accepted until now is paid."""
+        return self._wait(self._client.cancel(job_id, signer))
 
     def wait(
         self,

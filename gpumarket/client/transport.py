@@ -46,11 +46,13 @@ class CoordinatorRefused(GpuMarketError):
         code = str(problem.get("code", ""))
         entry = find_entry(code)
         title = str(problem.get("title") or (entry.title if entry else "refused"))
+        # The detail is what happened here; the title is the same for every error of its kind.
+        message = str(problem.get("detail") or title)
         hints = problem.get("hints") or (entry.remedies if entry else ())
         super().__init__(
-            title[:300],
+            message[:300],
             code=code if entry else _code_of_status(status),
-            why=str(problem.get("detail") or problem.get("why") or "")[:2000],
+            why=str(problem.get("why") or "")[:2000],
             money=str(problem.get("money") or "")[:500],
             hints=tuple(_read_hint(hint) for hint in hints)[:5],
             fault=str(problem.get("fault") or ""),

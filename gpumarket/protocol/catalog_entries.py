@@ -119,6 +119,14 @@ gpumarket config show --origin""",
 a setting for the devnet only
 Simulated devices, cheats and test keys exist on chain 31337 only.
 remove the setting, or use the devnet""",
+    """GM-1401 404 NOT_FOUND requester final
+there is no devnet here
+No devnet was started in this folder.
+gpumarket devnet up""",
+    """GM-1402 409 CONFLICT requester final
+a devnet runs already
+One folder holds one devnet.
+gpumarket devnet down""",
     # ---- 2xxx: this machine ----------------------------------------------------------------
     """GM-2001 500 DOCTOR_BLOCKS none final
 doctor found something that blocks
@@ -141,6 +149,10 @@ sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart doc
 the engine does not enforce the sandbox's limits
 A limit that was asked for is not in force, so strangers' programs are not run here.
 gpumarket doctor --role provider""",
+    """GM-2120 503 DOCTOR_BLOCKS none final
+the local chain is not installed
+A devnet needs anvil, which set-up installs.
+scripts/setup""",
     """GM-2201 503 DOCTOR_BLOCKS none final
 too little disk
 The data folder has less free space than tasks and content need.
@@ -155,7 +167,7 @@ the chain cannot be reached
 The RPC endpoint did not answer, or not with what was asked.
 gpumarket config show --origin
 gpumarket doctor""",
-    """GM-3002 409 MARKET_FAILED chain retry
+    """GM-3003 409 MARKET_FAILED chain retry
 a transaction was not mined in time
 The transaction was sent, but no block has it yet; it may still come.
 gpumarket wallet balance""",
@@ -325,10 +337,26 @@ gpumarket market offers    (the coordinator's limits are in /v1/info)""",
 content is not what its CID says
 Bytes hash to another name; they were thrown away.
 run the command again; if it stays, the sender is broken""",
+    """GM-6015 504 MARKET_FAILED network retry
+content did not come in time
+Some blocks are missing when the time was over; what came is kept.
+gpumarket data stat CID""",
     """GM-6016 404 NOT_FOUND network retry
 a block is not in the store
 The store does not have this block, or had to remove a damaged one.
 gpumarket data stat CID""",
+    """GM-6017 422 MARKET_FAILED network final
+not readable content
+The blocks are what their CIDs say, but they are not files or folders.
+gpumarket data stat CID""",
+    """GM-6018 422 MARKET_FAILED network final
+a folder where a file was meant
+The CID names a folder; one file is needed here.
+gpumarket data stat CID""",
+    """GM-6019 409 CONFLICT none final
+the place exists already
+Content is never written over something that exists.
+remove it, or choose another place""",
     """GM-6030 507 MARKET_FAILED provider retry
 the content store is full
 No space is left under the store's limit or on its disk.
@@ -341,6 +369,14 @@ look at the disk and the permissions of the data folder""",
 another process uses the content store
 One store belongs to one process.
 stop the other process, or set another data_dir""",
+    """GM-6033 503 UNREACHABLE none retry
+Kubo does not answer
+The configured Kubo daemon is not running or not reachable.
+ipfs daemon""",
+    """GM-6034 502 MARKET_FAILED none retry
+Kubo refused a call
+The Kubo daemon answered with an error of its own.
+ipfs log tail""",
     # ---- 7xxx: verification and audit ------------------------------------------------------
     """GM-7001 422 AUDIT_FAIL none final
 verification FAILED
@@ -370,6 +406,14 @@ gpumarket job describe JOB""",
     """GM-7105 422 MARKET_FAILED verifier retry
 no verifier answers
 Checks wait until a registered verifier is connected.
+gpumarket job why JOB""",
+    """GM-7202 409 MARKET_FAILED verifier final
+a check was asked for too late
+The deadline of a check had passed when it was asked for.
+sudo timedatectl set-ntp true""",
+    """GM-7203 503 MARKET_FAILED verifier retry
+the verifier has no room for a check
+It has as many unfinished checks as it may have.
 gpumarket job why JOB""",
     # ---- 8xxx: coordinator and network -----------------------------------------------------
     """GM-8001 500 MARKET_FAILED coordinator retry
@@ -414,6 +458,14 @@ gpumarket doctor""",
     """GM-8105 502 MARKET_FAILED network retry
 the peer cannot be reached
 No connection to any of the peer's addresses came about.
+gpumarket doctor""",
+    """GM-8106 400 MARKET_FAILED network final
+malformed gossip
+A peer broadcast something that is not an offer; it was dropped and counted.
+look at the peer's version""",
+    """GM-8107 500 BUG none retry
+the network host died
+The libp2p host of this process ended; it is started again.
 gpumarket doctor""",
     """GM-8201 400 MARKET_FAILED network final
 a peer broke the protocol
