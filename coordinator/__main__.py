@@ -1,23 +1,26 @@
-"""Start a coordinator: `python -m coordinator --config FILE`."""
+"""Start a coordinator: `python -m coordinator --config FILE`, or `gpumarket coordinator run`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+import click
 
 from coordinator.service import serve
 from gpumarket.adapters.equipment import run_role
 from gpumarket.config import CoordinatorConfig, load_config
 
 
-def main() -> int:
-    """Read the configuration and run until stopped; return the exit status."""
-    parser = argparse.ArgumentParser(prog="coordinator", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    path = parser.parse_args().config
-    return run_role("coordinator", lambda log: serve(load_config(path, CoordinatorConfig), log))
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="A TOML file.")
+def run(config: Path) -> None:
+    """Run the coordinator until it is stopped."""
+    settings = load_config(config, CoordinatorConfig)
+    sys.exit(run_role("coordinator", lambda log: serve(settings, log)))
 
+
+commands = click.Group("coordinator", {"run": run}, help="The coordinator on this machine.")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

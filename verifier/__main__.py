@@ -1,23 +1,26 @@
-"""Start a verifier: `python -m verifier --config FILE`."""
+"""Start a verifier: `python -m verifier --config FILE`, or `gpumarket verifier run`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+import click
 
 from gpumarket.adapters.equipment import run_role
 from gpumarket.config import VerifierConfig, load_config
 from verifier.service import serve
 
 
-def main() -> int:
-    """Read the configuration and run until stopped; return the exit status."""
-    parser = argparse.ArgumentParser(prog="verifier", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    path = parser.parse_args().config
-    return run_role("verifier", lambda log: serve(load_config(path, VerifierConfig), log))
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="A TOML file.")
+def run(config: Path) -> None:
+    """Run the verifier until it is stopped."""
+    settings = load_config(config, VerifierConfig)
+    sys.exit(run_role("verifier", lambda log: serve(settings, log)))
 
+
+commands = click.Group("verifier", {"run": run}, help="The verifier on this machine.")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
