@@ -45,7 +45,7 @@ FRAME_OVERHEAD_BYTES = 5
 RESET_SECONDS_MAX = 1.0
 """How long a stream may take to tell the peer that it is broken off."""
 
-CODE_UNREACHABLE = "GM-8102"
+CODE_UNREACHABLE = "GM-8108"
 CODE_SESSION_CLOSED = "GM-8103"
 CODE_NO_LIFE = "GM-8104"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from gpumarket.protocol.catalog_entries import ROWS
+from gpumarket.protocol import catalog_market, catalog_work
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput
 
 Fault = Literal["requester", "provider", "verifier", "coordinator", "chain", "network", "none"]
@@ -72,7 +72,8 @@ def _make_entry(row: str) -> Entry:
     )
 
 
-CATALOG: dict[str, Entry] = {entry.code: entry for entry in map(_make_entry, ROWS)}
+_ROWS = catalog_market.ROWS + catalog_work.ROWS
+CATALOG: dict[str, Entry] = {entry.code: entry for entry in map(_make_entry, _ROWS)}
 
 
 def find_entry(code: str) -> Entry | None:
