@@ -1,0 +1,212 @@
+"""
+What must be true of the state after every event, whatever came before.
+
+Tests call `check_state` after each event. A violation is a bug of ours, never a peer's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.settling import compute_money, list_payments
+from coordinator.core.state import Epoch, Job, Lease, State
+from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.lease import LeaseState
+from gpumarket.protocol.settlement import compute_fee_evidence
+
+_TAKES_SLOT = (LeaseState.PROPOSED, LeaseState.ACTIVE)
+_UNIT_OF_LEASE = {
+    LeaseState.PROPOSED: UnitState.LEASED,
+    LeaseState.ACTIVE: UnitState.LEASED,
+    LeaseState.FINISHED: UnitState.FINISHED,
+    LeaseState.ACCEPTED: UnitState.ACCEPTED,
+}
+
+
+def check_state(state: State) -> None:
+    """Raise `LocalProtocolError` naming everything that is not as it must be."""
+    problems = [
+        *_check_jobs(state),
+        *_check_leases(state),
+        *_check_peers(state),
+        *_check_epochs(state),
+        *_check_timers(state),
+    ]
+    if problems:
+        raise LocalProtocolError("; ".join(problems))
+
+
+def _check_jobs(state: State) -> Iterator[str]:
+    if state.touched:
+        yield "jobs are left to look at"
+    if set(state.live) | set(state.over) != set(state.jobs) or set(state.live) & set(state.over):
+        yield "jobs are not split into live and over"
+    for order_hash, job in state.jobs.items():
+        if job.is_over is (order_hash in state.live):
+            yield f"{job.job_id} is {job.state.value} and in the wrong list"
+        yield from _check_units(state, job)
+        yield from _check_money(state, job)
+
+
+def _check_units(state: State, job: Job) -> Iterator[str]:
+    for unit_state in UnitState:
+        if job.counts[unit_state] != sum(unit.state is unit_state for unit in job.units):
+            yield f"{job.job_id} miscounts {unit_state.value} tasks"
+    if job.waiting != [unit.index for unit in job.units if unit.state is UnitState.WAITING]:
+        yield f"{job.job_id} has lost a waiting task"
+    if (job.reason is None) and job.outcome is not JobState.SETTLED:
+        yield f"{job.job_id} ends early without a reason"
+    for unit in job.units:
+        lease = state.leases.get(unit.lease_id or b"")
+        if unit.state is UnitState.WAITING:
+            if unit.lease_id is not None:
+                yield f"{job.job_id} task {unit.index} waits with a lease"
+        elif lease is None or (lease.order_hash, lease.unit) != (job.order_hash, unit.index):
+            yield f"{job.job_id} task {unit.index} is {unit.state.value} without its lease"
+        elif _UNIT_OF_LEASE.get(lease.state) is not unit.state:
+            yield f"{job.job_id} task {unit.index} and its lease disagree"
+
+
+def _check_money(state: State, job: Job) -> Iterator[str]:
+    order, money = job.order.body, compute_money(state, job)
+    payments = list_payments(state, job)
+    lines = [leaf.line for _, _, leaf in payments]
+    total = sum(leaf.price for _, _, leaf in payments)
+    if len(set(lines)) != len(lines):
+        yield f"{job.job_id} pays a line twice"
+    for _, _, leaf in payments:
+        cap = order.find_line_cap(leaf.line)
+        if cap is None or leaf.price > cap:
+            yield f"{job.job_id} pays {leaf.price} on line {leaf.line}, the order allows {cap}"
+    if total > money.exposure or money.spent > money.exposure:
+        yield f"{job.job_id} costs {total} and spent {money.spent} of {money.exposure}"
+    if total != money.payable + money.checks + money.fee:
+        yield f"{job.job_id} has payments that its money does not show"
+    if job.is_over and money.spent + money.returned != money.exposure:
+        yield f"{job.job_id} is over and its money does not add up"
+    if job.batches:
+        lanes = [lane for record in job.batches for lane in record.batch.lanes]
+        if sum(lane.amount for lane in lanes) != total:
+            yield f"{job.job_id} has batches that do not pay what is due"
+    if job.state is JobState.SETTLED and job.counts[UnitState.ACCEPTED] != len(job.units):
+        yield f"{job.job_id} is settled with tasks that are not accepted"
+    yield from _check_evidence(state, job)
+
+
+def _check_evidence(state: State, job: Job) -> Iterator[str]:
+    evidence = {
+        lease.receipt.body.compute_struct_hash(): lease
+        for lease in state.leases.values()
+        if lease.receipt is not None and lease.order_hash == job.order_hash
+    }
+    for _, payee, leaf in list_payments(state, job):
+        if leaf.line < job.order.body.units:
+            lease = evidence.get(leaf.evidence_hash)
+            if lease is None or lease.provider != payee or not _has_passed(state, lease):
+                yield f"{job.job_id} pays task {leaf.line} without a verified receipt"
+        elif leaf.line == job.order.body.fee_line:
+            if leaf.evidence_hash != compute_fee_evidence(job.order_hash):
+                yield f"{job.job_id} pays a fee on no evidence"
+
+
+def _has_passed(state: State, lease: Lease) -> bool:
+    if lease.epoch is None or lease.opening is None or not lease.is_output_here:
+        return False
+    epoch = state.epochs[lease.epoch]
+    verdicts = {
+        check.verdict
+        for check in epoch.checks.values()
+        if check.provider == lease.provider and check.order_hash == lease.order_hash
+    }
+    return epoch.seed is not None and Verdict.MISMATCH not in verdicts and None not in verdicts
+
+
+def _check_leases(state: State) -> Iterator[str]:
+    for lease_id, lease in state.leases.items():
+        name = f"lease {lease_id.hex()[:8]}"
+        unit = state.jobs[lease.order_hash].units[lease.unit]
+        if lease.state is not LeaseState.ENDED and unit.lease_id != lease_id:
+            yield f"{name} is {lease.state.value} and its task does not know it"
+        if (lease.state is LeaseState.ENDED) is not (lease.reason is not None):
+            yield f"{name} is {lease.state.value} with reason {lease.reason}"
+        has_receipt = lease.state in (LeaseState.FINISHED, LeaseState.ACCEPTED)
+        if has_receipt and lease.receipt is None:
+            yield f"{name} is {lease.state.value} without a receipt"
+        is_loose = lease.state is LeaseState.FINISHED and lease.epoch is None
+        if is_loose is not (lease_id in state.pool):
+            yield f"{name} is {lease.state.value} in epoch {lease.epoch}, in the pool or not"
+        if lease.state is LeaseState.FINISHED and lease.epoch is not None:
+            if lease.epoch not in state.open_epochs:
+                yield f"{name} is left over from epoch {lease.epoch}"
+
+
+def _check_peers(state: State) -> Iterator[str]:
+    taken = [i for i, lease in state.leases.items() if lease.state in _TAKES_SLOT]
+    held = [lease_id for provider in state.providers.values() for lease_id in provider.lease_ids]
+    if sorted(taken) != sorted(held):
+        yield "slots taken and leases running differ"
+    for address, provider in state.providers.items():
+        if any(state.leases[lease_id].provider != address for lease_id in provider.lease_ids):
+            yield "a provider holds another's lease"
+        if (provider.lost_at is None) is not (provider.session > 0):
+            yield "a provider is both connected and lost"
+    asked = {
+        check.receipt_hash: check.verifier
+        for number in state.open_epochs
+        for check in state.epochs[number].checks.values()
+        if check.state is CheckState.ASKED
+    }
+    held_checks = {h: address for address, v in state.verifiers.items() for h in v.asked}
+    if asked != held_checks:
+        yield "checks asked and verifiers' slots differ"
+
+
+def _check_epochs(state: State) -> Iterator[str]:
+    for number, epoch in state.epochs.items():
+        if (epoch.state is EpochState.CLOSED) is (number in state.open_epochs):
+            yield f"epoch {number} is {epoch.state.value} and in the wrong list"
+        yield from _check_parts(state, epoch)
+    waiting = {
+        check.receipt_hash
+        for number in state.open_epochs
+        for check in state.epochs[number].checks.values()
+        if check.state is CheckState.WAITING
+    }
+    if waiting != set(state.waiting_checks):
+        yield "checks that wait and the list of them differ"
+
+
+def _check_parts(state: State, epoch: Epoch) -> Iterator[str]:
+    closed = all(part.stage is PartStage.CLOSED for part in epoch.parts.values())
+    if closed is not (epoch.state is EpochState.CLOSED):
+        yield f"epoch {epoch.number} is {epoch.state.value} and its parts are not"
+    for part in epoch.parts.values():
+        if part.stage is PartStage.CLOSED and part.open_orders:
+            yield f"epoch {epoch.number} has closed a part with work left"
+        if part.stage not in (PartStage.SIGNING, PartStage.CLOSED) and part.signed is None:
+            yield f"epoch {epoch.number} goes on without a root"
+
+
+def _check_timers(state: State) -> Iterator[str]:
+    # Everything that waits for somebody must end by itself.
+    timers = {(kind, key) for _, kind, key in state.timers}
+    for lease_id, lease in state.leases.items():
+        if lease.state is LeaseState.PROPOSED and ("accept", lease_id) not in timers:
+            yield f"lease {lease_id.hex()[:8]} is proposed for ever"
+        if lease.state is LeaseState.ACTIVE and ("lease", lease_id) not in timers:
+            yield f"lease {lease_id.hex()[:8]} is active for ever"
+        if lease.fetch_by is not None and ("fetch", lease_id) not in timers:
+            yield f"lease {lease_id.hex()[:8]} is fetched for ever"
+    if state.pool and not any(kind == "pool" for kind, _ in timers):
+        yield "receipts wait for ever"
+    for order_hash in state.live:
+        job = state.jobs[order_hash]
+        if not job.batches and ("settle", order_hash) not in timers:
+            yield f"{job.job_id} may never end"
+    for number in state.open_epochs:
+        for check in state.epochs[number].checks.values():
+            waits = check.state in (CheckState.ASKED, CheckState.SHOWN)
+            if waits and ("check", check.receipt_hash) not in timers:
+                yield f"a check of epoch {number} may never end"
