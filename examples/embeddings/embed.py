@@ -86,17 +86,19 @@ class SentenceModel:
         scores = query @ key.transpose(0, 1, 3, 2) * np.float32(size**-0.5) + bias
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
-        return (scores @ value).transpose(0, 2, 1, 3).reshape(batch, length, width)
+        mixed: Array = scores @ value
+        return mixed.transpose(0, 2, 1, 3).reshape(batch, length, width)
 
     def project(self, states: Array, name: str) -> Array:
         """Apply one linear layer."""
-        return states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+        product: Array = states @ self.weights[f"{name}.weight"].T
+        return product + self.weights[f"{name}.bias"]
 
     def normalize(self, states: Array, name: str) -> Array:
         """Apply layer normalization over the last axis."""
         centered = states - states.mean(axis=-1, keepdims=True)
         variance = (centered * centered).mean(axis=-1, keepdims=True)
-        scaled = centered / np.sqrt(variance + LAYER_NORM_EPSILON)
+        scaled: Array = centered / np.sqrt(variance + LAYER_NORM_EPSILON)
         return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
 
@@ -108,7 +110,8 @@ def gelu(x: Array) -> Array:
     for coefficient in (1.421413741, -0.284496736, 0.254829592):
         series = series * t + np.float32(coefficient)
     erf = np.copysign(1 - series * t * np.exp(-magnitude * magnitude), x)
-    return np.float32(0.5) * x * (1 + erf)
+    result: Array = np.float32(0.5) * x * (1 + erf)
+    return result
 
 
 def read_lines(path: Path) -> list[str]:

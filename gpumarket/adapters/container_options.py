@@ -38,7 +38,7 @@ def build_container_options(
         "command": list(request.argv[1:]),
         "environment": build_environment(request.env, image_env),
         "user": JOB_USER,
-        "working_dir": request.workdir,
+        "working_dir": request.workdir or None,
         "hostname": "job",
         "healthcheck": {"test": ["NONE"]},
         "stop_signal": "SIGKILL",

@@ -54,6 +54,7 @@ class RunRequest:
     image_digest: str
     """Hex sha2-256 of the image's config, without `sha256:`."""
     argv: tuple[str, ...]
+    """The whole command; the entrypoint of the image is not put before it."""
     env: Mapping[str, str]
     inputs: tuple[InputMount, ...]
     output_path: str
@@ -61,7 +62,8 @@ class RunRequest:
     output_folder: Path
     """Where its plain files are copied to, on this machine."""
     limits: Limits
-    workdir: str = "/"
+    workdir: str = ""
+    """Empty for the image's own."""
     gpu_device_ids: tuple[str, ...] = ()
     runtime: str = "runc"
 

@@ -9,12 +9,16 @@ bounded, so that it does no harm where nothing stops it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gpumarket.adapters.images import encode_image_config, pack_layer, write_image_archive
+from gpumarket.protocol.errors import SandboxError
 
 MEMORY_LIMIT_BYTES: Final = 64 << 20
 MEMORY_TOUCHED_BYTES: Final = 512 << 20
@@ -22,6 +26,7 @@ PROCESS_LIMIT: Final = 64
 PROCESSES_STARTED: Final = 300
 EXIT_NOT_STOPPED: Final = 9
 EXIT_KILLED: Final = 137
+KNOWN_ENGINES_MAX: Final = 16
 
 MEMORY_ARGV: Final = ("/probe",)
 PROCESS_ARGV: Final = ("/probe", "fork")
@@ -75,3 +80,32 @@ def write_probe_image(folder: Path) -> tuple[Path, str]:
     config = encode_image_config([layer], architecture="amd64", env={}, entrypoint=())
     archive = folder / "probe.tar"
     return archive, write_image_archive(archive, config=config, layers=[layer])
+
+
+def compute_engine_key(info: Mapping[str, Any], runtime: str) -> str:
+    """Name an engine with everything that decides whether it enforces limits."""
+    facts = [
+        *(info["ID"], info["ServerVersion"], info.get("KernelVersion"), info.get("CgroupDriver")),
+        *(info.get("CgroupVersion"), runtime, info["Runtimes"].get(runtime)),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_probed_keys(record: Path) -> list[str]:
+    """Read which engines were found to enforce limits; nothing if the record is unreadable."""
+    try:
+        keys = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return []
+    return [str(key) for key in keys][-KNOWN_ENGINES_MAX:] if isinstance(keys, list) else []
+
+
+def limits_not_enforced(why: str) -> SandboxError:
+    """Make the error for an engine that must not run strangers' programs."""
+    return SandboxError(
+        "the engine does not enforce the sandbox's limits",
+        code="GM-2110",
+        why=why,
+        hints=("gpumarket doctor --role provider",),
+        fault="provider",
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -40,6 +41,11 @@ from gpumarket.adapters.images import (
     check_nothing_forbidden,
     decode_image_archive_untrusted,
     stream_image_archive,
+)
+from gpumarket.adapters.limit_probe import (
+    compute_engine_key,
+    limits_not_enforced,
+    read_probed_keys,
 )
 from gpumarket.adapters.output_volume import (
     CollectedOutput,
@@ -77,6 +83,8 @@ class DockerSandbox:
         self.volumes = folder / "volumes"
         self.volumes.mkdir(parents=True, exist_ok=True)
         self.can_mount = check_can_mount(folder)
+        # A run holds one thread to its end; the other half is there to kill and to remove.
+        self.slots = trio.CapacityLimiter(CONTAINERS_MAX)
         self.limiter = trio.CapacityLimiter(2 * CONTAINERS_MAX)
         self.image_env: dict[str, tuple[str, ...]] = {}
         with engine_errors():
@@ -108,26 +116,27 @@ class DockerSandbox:
         key = compute_engine_key(info, runtime)
         if key not in read_probed_keys(record):
             await self.try_limits(runtime)
-            record.write_text(json.dumps([*read_probed_keys(record)[-15:], key]))
+            record.write_text(json.dumps([*read_probed_keys(record), key]))
         return facts
 
     async def try_limits(self, runtime: str) -> None:
         """Run both bombs; raise SandboxError GM-2110 unless both are stopped."""
         if not limit_probe.is_probe_available():
             raise limits_not_enforced("there is no probe for this machine's processor")
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            archive, digest = await trio.to_thread.run_sync(
-                limit_probe.write_probe_image, Path(folder)
-            )
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            folder = Path(name)
+            archive, digest = await self.in_thread(partial(limit_probe.write_probe_image, folder))
             await self.ensure_image(archive, digest)
-            memory = await self.run_bomb(digest, limit_probe.MEMORY_ARGV, runtime)
+            memory = await self.run_bomb(digest, limit_probe.MEMORY_ARGV, runtime, folder)
             if not memory.is_oom_killed and memory.exit_code != limit_probe.EXIT_KILLED:
                 raise limits_not_enforced(f"a memory bomb ended with code {memory.exit_code}")
-            processes = await self.run_bomb(digest, limit_probe.PROCESS_ARGV, runtime)
+            processes = await self.run_bomb(digest, limit_probe.PROCESS_ARGV, runtime, folder)
             if processes.exit_code == limit_probe.EXIT_NOT_STOPPED:
                 raise limits_not_enforced(f"{limit_probe.PROCESSES_STARTED} processes started")
 
-    async def run_bomb(self, digest: str, argv: tuple[str, ...], runtime: str) -> RunResult:
+    async def run_bomb(
+        self, digest: str, argv: tuple[str, ...], runtime: str, folder: Path
+    ) -> RunResult:
         """Run the probe once under small limits."""
         limits = Limits(
             memory_bytes=limit_probe.MEMORY_LIMIT_BYTES,
@@ -146,7 +155,7 @@ class DockerSandbox:
             env={},
             inputs=(),
             output_path="/out",
-            output_folder=self.folder / "probe-out",
+            output_folder=folder / "out",
             limits=limits,
             runtime=runtime,
         )
@@ -224,12 +233,13 @@ class DockerSandbox:
             bytes_max=request.limits.output_bytes,
             kind=choose_kind(request.limits.output_bytes, can_mount=self.can_mount),
         )
-        try:
-            await self.in_thread(volume.open)
-            return await self.run_container(request, volume, on_output)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self.in_thread(volume.close)
+        async with self.slots:
+            try:
+                await self.in_thread(volume.open)
+                return await self.run_container(request, volume, on_output)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.in_thread(volume.close)
 
     async def run_container(
         self, request: RunRequest, volume: OutputVolume, on_output: OnOutput | None
@@ -240,9 +250,10 @@ class DockerSandbox:
         options["host_config"] = self.engine.create_host_config(
             **build_host_config(request, volume)
         )
+        # Outside of the cleanup: when the name is taken, the container there is not ours to remove.
+        await self.call(self.engine.create_container, **options)
+        following = Following(self, request, volume, on_output)
         try:
-            await self.call(self.engine.create_container, **options)
-            following = Following(self, request, volume, on_output)
             await following.follow()
             state = (await self.call(self.engine.inspect_container, request.name))["State"]
             # Nothing may write any more when the output is read.
@@ -256,7 +267,7 @@ class DockerSandbox:
 
     async def kill(self, name: str) -> None:
         """Kill a container of this owner, whose run then ends with code 137; it may be gone."""
-        filters = {"name": f"^/{name}$", "label": f"{LABEL_OWNER}={self.owner}"}
+        filters = {"name": f"^/{re.escape(name)}$", "label": f"{LABEL_OWNER}={self.owner}"}
         for found in await self.call(self.engine.containers, filters=filters):
             await self.kill_container(found["Id"])
 
@@ -386,11 +397,13 @@ class Following:
     def build_result(self, state: Mapping[str, Any], collected: CollectedOutput) -> RunResult:
         """Put together how the run ended."""
         is_over = self.is_output_over_limit or collected.is_over_limit
+        # A program may lose a child to the limit and still end well.
+        is_oom = bool(state["OOMKilled"]) and self.exit_code != 0
         return RunResult(
             exit_code=self.exit_code,
             is_timed_out=self.is_timed_out,
             is_output_over_limit=is_over and not self.is_timed_out,
-            is_oom_killed=bool(state["OOMKilled"]) and not (is_over or self.is_timed_out),
+            is_oom_killed=is_oom and not (is_over or self.is_timed_out),
             wall_ms=compute_wall_ms(state),
             output_bytes=collected.output_bytes,
             skipped_outputs=collected.skipped,
@@ -419,24 +432,6 @@ def read_frames(output: BufferedReader) -> Iterator[tuple[str, bytes]]:
             yield ("stderr" if header[0] == STDERR_FRAME else "stdout"), chunk
 
 
-def compute_engine_key(info: Mapping[str, Any], runtime: str) -> str:
-    """Name an engine with everything that decides whether it enforces limits."""
-    facts = [
-        *(info["ID"], info["ServerVersion"], info.get("KernelVersion"), info.get("CgroupDriver")),
-        *(info.get("CgroupVersion"), runtime, info["Runtimes"].get(runtime)),
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def read_probed_keys(record: Path) -> list[str]:
-    """Read which engines were found to enforce limits; nothing if the record is unreadable."""
-    try:
-        keys = json.loads(record.read_text())
-    except (OSError, ValueError):
-        return []
-    return [str(key) for key in keys] if isinstance(keys, list) else []
-
-
 def compute_wall_ms(state: Mapping[str, Any]) -> int:
     """Compute how long a container ran from the engine's own times, in milliseconds."""
     started, finished = (
@@ -450,17 +445,6 @@ def compute_wall_ms(state: Mapping[str, Any]) -> int:
 def convert_refusal(error: RemoteProtocolError) -> SandboxError:
     """Turn what is wrong with an image into an error of the run that needs it."""
     return SandboxError(error.message, code=error.code, why=error.why, fault=error.fault)
-
-
-def limits_not_enforced(why: str) -> SandboxError:
-    """Make the error for an engine that must not run strangers' programs."""
-    return SandboxError(
-        "the engine does not enforce the sandbox's limits",
-        code="GM-2110",
-        why=why,
-        hints=("gpumarket doctor --role provider",),
-        fault="provider",
-    )
 
 
 @contextmanager

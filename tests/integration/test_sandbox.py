@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -9,7 +10,13 @@ import pytest
 import trio
 
 from gpumarket.adapters.container_options import LABEL_OWNER
-from gpumarket.adapters.execution import InputMount, RunRequest
+from gpumarket.adapters.execution import InputMount, RunRequest, RunResult
+from gpumarket.adapters.limit_probe import (
+    EXIT_NOT_STOPPED,
+    MEMORY_ARGV,
+    PROCESS_ARGV,
+    write_probe_image,
+)
 from gpumarket.adapters.output_volume import IN_MEMORY_BYTES_MAX
 from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.protocol.errors import SandboxError
@@ -262,6 +269,93 @@ async def test_an_engine_without_the_runtime_asked_for_is_refused(sandbox: Docke
     with pytest.raises(SandboxError, match="no runtime no-such") as caught:
         await sandbox.probe("no-such")
     assert caught.value.code == "GM-2110"
+
+
+@pytest.mark.parametrize(
+    ("memory_exit", "process_exit", "is_trusted"), [(137, 0, True), (9, 0, False), (137, 9, False)]
+)
+async def test_an_engine_that_stops_no_bomb_is_refused(
+    sandbox: DockerSandbox,
+    job_image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    memory_exit: int,
+    process_exit: int,
+    is_trusted: bool,
+) -> None:
+    """An engine that ignores limits cannot be had here, so its answers are put in its place."""
+    result = await run_python(sandbox, job_image[1], "")
+
+    async def answer(digest: str, argv: tuple[str, ...], *_: object) -> RunResult:
+        exit_code = memory_exit if argv == MEMORY_ARGV else process_exit
+        return replace(result, exit_code=exit_code)
+
+    monkeypatch.setattr(sandbox, "run_bomb", answer)
+    if is_trusted:
+        await sandbox.probe()
+        return
+    for _ in range(2):  # a refusal is not remembered as a success
+        with pytest.raises(SandboxError) as caught:
+            await sandbox.probe()
+        assert caught.value.code == "GM-2110"
+
+
+async def test_the_bombs_are_real(sandbox: DockerSandbox, tmp_path: Path) -> None:
+    archive, digest = write_probe_image(tmp_path)
+    await sandbox.ensure_image(archive, digest)
+    memory = await sandbox.run_bomb(digest, MEMORY_ARGV, "runc", tmp_path)
+    assert (memory.exit_code, memory.is_oom_killed) == (137, True)
+    processes = await sandbox.run_bomb(digest, PROCESS_ARGV, "runc", tmp_path)
+    assert processes.exit_code == 0
+    unlimited = replace(LIMITS, memory_bytes=1024 * MIB, pids=400)
+    for argv in (MEMORY_ARGV, PROCESS_ARGV):
+        request = replace(build_request(sandbox, digest, argv=argv), limits=unlimited)
+        assert (await sandbox.run(request)).exit_code == EXIT_NOT_STOPPED
+
+
+async def test_several_programs_run_side_by_side(sandbox: DockerSandbox, job_image: Image) -> None:
+    results: dict[str, RunResult] = {}
+
+    async def run_one(name: str) -> None:
+        request = build_request(
+            sandbox, job_image[1], argv=("python3", "-c", f"open('/out/{name}', 'w').write('x')")
+        )
+        results[name] = await sandbox.run(replace(request, name=f"{request.name}-{name}"))
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(run_one, name)
+    assert all(result.is_success for result in results.values())
+    assert {path.name for path in (sandbox.folder / "collected").iterdir()} == set("abc")
+
+
+async def test_a_name_that_is_taken_is_refused_and_its_owner_left_alone(
+    sandbox: DockerSandbox, job_image: Image, tmp_path: Path
+) -> None:
+    other = DockerSandbox(owner=f"{sandbox.owner}-other", folder=tmp_path / "other")
+    request = build_request(
+        other, job_image[1], argv=("python3", "-c", "import time; print('up'); time.sleep(60)")
+    )
+    running = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(other.run, request, on_output=lambda *_: running.set()))
+        with trio.fail_after(20):
+            await running.wait()
+        with pytest.raises(SandboxError, match="refused"):
+            await sandbox.run(request)
+        await sandbox.kill(request.name)
+        assert list_containers(other.owner) == [f"/{request.name}"]
+        await other.kill(request.name)
+    other.close()
+
+
+async def test_without_an_engine_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(SandboxError) as caught:
+        DockerSandbox(owner="test", folder=tmp_path)
+    assert caught.value.code == "GM-2101"
+    assert caught.value.hints
 
 
 def build_request(sandbox: DockerSandbox, digest: str, *, argv: tuple[str, ...]) -> RunRequest:
