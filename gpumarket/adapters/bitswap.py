@@ -366,27 +366,29 @@ class Bitswap:
 
     async def _take_block(self, link: Link, data: bytes) -> None:
         try:
-            cid = await trio.to_thread.run_sync(
+            cid, is_stored = await trio.to_thread.run_sync(
                 self._store_asked, link, data, limiter=self._limiter
             )
         except ContentError as error:  # our own disk or quota: no fetch can go on
             for fetch in list(self._fetches):
                 fetch.fail(error)
             return
-        if cid is not None:
-            for fetch in list(self._fetches):
+        for fetch in list(self._fetches):
+            if is_stored:
                 fetch.take_block(link.peer_id, cid, data)
+            else:
+                fetch.take_presence(link.peer_id, cid, has=True)
 
-    def _store_asked(self, link: Link, data: bytes) -> ContentId | None:
-        """Store a block that was asked for; None for one that came too late to be of use."""
+    def _store_asked(self, link: Link, data: bytes) -> tuple[ContentId, bool]:
+        """Store a block that was asked for, unless it comes too late to be of use."""
         digest = compute_digest(data)
         cid = link.asked.get(digest)
         if cid is None:
             raise RemoteProtocolError("a block that nobody asked it for, or a damaged one")
-        if not any(fetch.is_in_flight(digest) for fetch in list(self._fetches)):
-            return None
-        self._store.put(cid, data)
-        return cid
+        is_wanted = any(fetch.is_in_flight(digest) for fetch in list(self._fetches))
+        if is_wanted:
+            self._store.put(cid, data)
+        return cid, is_wanted
 
     async def _answer_wants(self, link: Link, wants: Sequence[Want]) -> None:
         open_wants: list[Want] = []

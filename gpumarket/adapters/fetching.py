@@ -128,6 +128,9 @@ class Fetch:
                     source.state = SourceState.HAS
             source.owed.pop(cid.digest, None)
         wanted = self._in_flight.pop(cid.digest, None)
+        if wanted is None and self._is_missing_root(cid.digest):
+            self._missing.clear()
+            wanted = self.root
         if wanted is not None:
             self.fetched_bytes += len(data)
             self._account(wanted, len(data), data if wanted.codec is Codec.DAG_PB else b"")
@@ -177,7 +180,13 @@ class Fetch:
 
     def is_in_flight(self, digest: bytes) -> bool:
         """Say whether a block has been asked for and not arrived."""
-        return self.error is None and digest in self._in_flight
+        if self.error is not None:
+            return False
+        return digest in self._in_flight or self._is_missing_root(digest)
+
+    def _is_missing_root(self, digest: bytes) -> bool:
+        # Kubo answers "do you have this small block?" with the block.
+        return digest == self.root.digest and list(self._missing) == [self.root]
 
     def is_owed(self, peer_id: str, cid: ContentId) -> bool:
         """Say whether a peer is still to send one block."""

@@ -213,6 +213,20 @@ async def test_a_peer_that_promises_and_sends_nothing_is_left_for_another(
         assert await node.read_bytes(ROOT) == DATA
 
 
+async def test_a_peer_that_answers_have_with_the_small_block_itself_is_understood(
+    tmp_path: Path,
+) -> None:
+    # Kubo does so for blocks up to 1 KiB.
+    def answer(message: BitswapMessage) -> list[bytes]:
+        wants = [want for want in message.wants if not want.is_cancel]
+        return [encode_message(blocks=[Block(want.cid, STORE[want.cid.digest])]) for want in wants]
+
+    async with run_liar(answer) as peer, run_node(tmp_path / "n") as (node, _):
+        address = peer.network.addresses[0]
+        await node.fetch(ROOT, sources=[address], deadline_s=8, max_bytes=4 * MB)
+        assert await node.read_bytes(ROOT) == DATA
+
+
 async def test_a_want_list_without_end_costs_a_bounded_ledger(tmp_path: Path) -> None:
     async with (
         open_network(key_seed=b"P" * 32, listen_port=0) as asker,
