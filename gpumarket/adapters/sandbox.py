@@ -127,15 +127,19 @@ class DockerSandbox:
             folder = Path(name)
             archive, digest = await self.in_thread(partial(limit_probe.write_probe_image, folder))
             await self.ensure_image(archive, digest)
-            memory = await self.run_bomb(digest, limit_probe.MEMORY_ARGV, runtime, folder)
+            memory = await self.run_bomb(
+                digest, limit_probe.MEMORY_ARGV, runtime=runtime, folder=folder
+            )
             if not memory.is_oom_killed and memory.exit_code != limit_probe.EXIT_KILLED:
                 raise limits_not_enforced(f"a memory bomb ended with code {memory.exit_code}")
-            processes = await self.run_bomb(digest, limit_probe.PROCESS_ARGV, runtime, folder)
+            processes = await self.run_bomb(
+                digest, limit_probe.PROCESS_ARGV, runtime=runtime, folder=folder
+            )
             if processes.exit_code == limit_probe.EXIT_NOT_STOPPED:
                 raise limits_not_enforced(f"{limit_probe.PROCESSES_STARTED} processes started")
 
     async def run_bomb(
-        self, digest: str, argv: tuple[str, ...], runtime: str, folder: Path
+        self, digest: str, argv: tuple[str, ...], *, runtime: str, folder: Path
     ) -> RunResult:
         """Run the probe once under small limits."""
         limits = Limits(

@@ -285,7 +285,7 @@ async def test_an_engine_that_stops_no_bomb_is_refused(
     """An engine that ignores limits cannot be had here, so its answers are put in its place."""
     result = await run_python(sandbox, job_image[1], "")
 
-    async def answer(digest: str, argv: tuple[str, ...], *_: object) -> RunResult:
+    async def answer(digest: str, argv: tuple[str, ...], **_: object) -> RunResult:
         exit_code = memory_exit if argv == MEMORY_ARGV else process_exit
         return replace(result, exit_code=exit_code)
 
@@ -302,9 +302,9 @@ async def test_an_engine_that_stops_no_bomb_is_refused(
 async def test_the_bombs_are_real(sandbox: DockerSandbox, tmp_path: Path) -> None:
     archive, digest = write_probe_image(tmp_path)
     await sandbox.ensure_image(archive, digest)
-    memory = await sandbox.run_bomb(digest, MEMORY_ARGV, "runc", tmp_path)
+    memory = await sandbox.run_bomb(digest, MEMORY_ARGV, runtime="runc", folder=tmp_path)
     assert (memory.exit_code, memory.is_oom_killed) == (137, True)
-    processes = await sandbox.run_bomb(digest, PROCESS_ARGV, "runc", tmp_path)
+    processes = await sandbox.run_bomb(digest, PROCESS_ARGV, runtime="runc", folder=tmp_path)
     assert processes.exit_code == 0
     unlimited = replace(LIMITS, memory_bytes=1024 * MIB, pids=400)
     for argv in (MEMORY_ARGV, PROCESS_ARGV):
