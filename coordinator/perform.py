@@ -124,7 +124,8 @@ async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
     number = effect.block + world.seed_delay_blocks
     me = world.identity.address
     try:
-        await _wait_for_block(number, world)
+        # One more: the transaction must be tried on top of a block that already has B* below it.
+        await _wait_for_block(number + 1, world)
         header = await world.chain.read_header(number)
         fact = await _find_fact(world, "SeedFixed", seq=effect.sequence)
         if fact is None:

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ UPLOAD_PIECE_BYTES: Final = 2**20
 FILES_MAX: Final = 100_000
 """Files and folders of one tree."""
 MANIFEST_BYTES_MAX: Final = 2**20
+TEXT_BYTES_MAX: Final = 2**36
+"""The longest text, unpacked, whose lines are counted."""
+_GZIP_WBITS: Final = 31
 DIGEST_RECORD = "image.json"
 """What image builders leave beside an archive; its `config_digest` must be the archive's."""
 
@@ -65,6 +69,39 @@ class _Counts:
         self.entries += 1
         if self.entries > FILES_MAX:
             raise InvalidInput(f"{path}: a tree of more than {FILES_MAX} entries", code="GM-6011")
+
+
+class _LineCounter:
+    """Counts the lines of a text that comes in pieces; a gzipped file counts by its text."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inflater = zlib.decompressobj(wbits=_GZIP_WBITS) if path.suffix == ".gz" else None
+        self._text_bytes = 0
+        self._last = b"\n"
+        self.lines = 0
+
+    def feed(self, piece: bytes) -> None:
+        if self._inflater is None:
+            self._count(piece)
+            return
+        try:
+            # Bounded steps: a small file may hold an endless text.
+            while piece:
+                self._count(self._inflater.decompress(piece, READ_BYTES))
+                piece = self._inflater.unconsumed_tail
+        except zlib.error as error:
+            raise InvalidInput(f"{self._path} is not gzip: {error}", code="GM-1121") from error
+
+    def finish(self) -> int:
+        return self.lines + (self._last != b"\n")
+
+    def _count(self, text: bytes) -> None:
+        self._text_bytes += len(text)
+        if self._text_bytes > TEXT_BYTES_MAX:
+            raise InvalidInput(f"{self._path} holds more text than can be split", code="GM-1121")
+        self.lines += text.count(b"\n")
+        self._last = text[-1:] or self._last
 
 
 def pack(path: Path, *, count_lines: bool = False) -> Packed:
@@ -143,8 +180,7 @@ def _walk_tree(path: Path, counts: _Counts, depth_left: int) -> Generator[Block,
 
 
 def _walk_file(path: Path, counts: _Counts) -> Generator[Block, None, Entry]:
-    builder = FileBuilder()
-    last = b"\n"
+    builder, counter = FileBuilder(), _LineCounter(path)
     # Non-blocking, so that a named pipe does not hold us before we see what it is.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as file:
@@ -152,12 +188,11 @@ def _walk_file(path: Path, counts: _Counts) -> Generator[Block, None, Entry]:
             raise InvalidInput(f"{path} is not a regular file", code="GM-6011")
         while piece := file.read(READ_BYTES):
             if counts.has_lines:
-                counts.lines += piece.count(b"\n")
-                last = piece[-1:]
+                counter.feed(piece)
             yield from builder.add(piece)
     yield from builder.finish()
     counts.files += 1
-    counts.lines += last != b"\n"
+    counts.lines += counter.finish()
     assert builder.root is not None
     return builder.root
 
