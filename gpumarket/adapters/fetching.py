@@ -186,7 +186,8 @@ class Fetch:
 
     def _is_missing_root(self, digest: bytes) -> bool:
         # Kubo answers "do you have this small block?" with the block.
-        return digest == self.root.digest and list(self._missing) == [self.root]
+        is_root = digest == self.root.digest
+        return is_root and len(self._missing) == 1 and self._missing[0] == self.root
 
     def is_owed(self, peer_id: str, cid: ContentId) -> bool:
         """Say whether a peer is still to send one block."""
