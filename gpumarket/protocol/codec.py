@@ -36,18 +36,24 @@ def decode_document_untrusted(
     """
     Decode hostile bytes into `as_type`, or raise `RemoteProtocolError`.
 
-    Refused: over `bytes_max`, not canonical DAG-CBOR, unknown or missing or repeated keys,
-    wrong types, values out of range.
+    Refused: over `bytes_max`, any spelling but the one `encode_document` writes, unknown or
+    missing or repeated keys, wrong types, values out of range.
     """
     if len(data) > bytes_max:
         raise RemoteProtocolError(f"document has {len(data)} bytes, the limit is {bytes_max}")
     try:
         plain = libipld.decode_dag_cbor(data)
-        return msgspec.convert(plain, as_type, strict=True, builtin_types=(bytes,))
-    except (ValueError, RecursionError, TypeError, OverflowError) as error:
+        value = msgspec.convert(plain, as_type, strict=True, builtin_types=(bytes,))
+        # The decoder lets long integers and tagged links through, and a missing key may have a
+        # default: only bytes that we would have written ourselves have the hash that is signed.
+        is_canonical = encode_document(value) == data
+    except (ValueError, RecursionError, TypeError, OverflowError, InvalidInput) as error:
         raise RemoteProtocolError(
             f"not a canonical {_name(as_type)}: {str(error)[:200]}"
         ) from error
+    if not is_canonical:
+        raise RemoteProtocolError(f"not the canonical bytes of a {_name(as_type)}")
+    return value
 
 
 def compute_content_hash(value: object) -> Hash32:
@@ -103,6 +109,8 @@ def _json_ready(value: Any) -> Any:
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"/"}:
+            if not isinstance(value["/"], dict) or set(value["/"]) != {"bytes"}:
+                raise ValueError("a map with the one key '/' is bytes and nothing else")
             text = value["/"]["bytes"]
             return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
         return {key: _from_json(item) for key, item in value.items()}

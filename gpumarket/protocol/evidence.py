@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
+from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 
 
@@ -17,12 +19,21 @@ class AuditVerdict(Enum):
     INCOMPLETE = "INCOMPLETE"
 
 
+class Finding(NamedTuple):
+    """What a check that held says; the remark names what was allowed without proof."""
+
+    text: str
+    remark: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report."""
+    """One line of the report; `name` stays the same whatever the outcome."""
 
+    name: str
     verdict: AuditVerdict
     text: str
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,29 @@ class Report:
             if verdict in found:
                 return verdict
         return AuditVerdict.PASS
+
+    def tighten(self) -> Report:
+        """Return the strict form: what was allowed without proof counts as incomplete."""
+        return replace(self, checks=tuple(_tighten(check) for check in self.checks))
+
+
+def _tighten(check: Check) -> Check:
+    if check.verdict is AuditVerdict.PASS and check.remark:
+        return replace(check, verdict=AuditVerdict.INCOMPLETE)
+    return check
+
+
+class MissingEvidence(Exception):
+    """Evidence is not there, so a check proves nothing; becomes an INCOMPLETE line."""
+
+
+def require(condition: bool, text: str) -> None:
+    """Raise `RemoteProtocolError` with `text`, which becomes a FAIL line, unless `condition`."""
+    if not condition:
+        raise RemoteProtocolError(text)
+
+
+# ---- the chain's facts -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +101,23 @@ class BatchFact:
 
     data_hash: Hash32
     block: int
+    posted_at: int
+    """Time of the block, unix seconds."""
     requesters: tuple[Address, ...]
     payees: tuple[Address, ...]
     lanes: bytes
     tx_hash: Hash32
     escrow_before: Mapping[Address, int]
     """Each requester's escrow just before the batch, summed from all earlier events."""
+    credit_before: Mapping[Address, int]
+    """Each payee's credit, matured or not, just before the batch, summed likewise."""
+
+
+class StakeChange(NamedTuple):
+    """What an operator had at stake from a block on."""
+
+    block: int
+    stake: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +131,13 @@ class ChainEvidence:
     seeds: Mapping[tuple[Address, int], SeedFact]
     batches: Mapping[tuple[Address, int], BatchFact]
     block_hashes: Mapping[int, Hash32]
-    verifiers_since: Mapping[Address, int] = field(default_factory=dict)
-    """Block in which each verifier first staked."""
+    verifier_stakes: Mapping[Address, tuple[StakeChange, ...]] = field(default_factory=dict)
+    """Every change of each verifier's stake, oldest first."""
+
+    def find_stake(self, verifier: Address, block: int) -> int:
+        """Return what a verifier had at stake at the end of `block`, in base units."""
+        stake = 0
+        for change in self.verifier_stakes.get(verifier, ()):
+            if change.block <= block:
+                stake = change.stake
+        return stake

@@ -61,12 +61,8 @@ class Header:
 
 def encode_header(block: Mapping[str, str]) -> bytes:
     """Encode a block, with fields in hex as an RPC shows them, into its header's RLP."""
-    present = _ORDER + tuple(
-        field for field in _APPENDED if block.get(field[0]) is not None
-    )
-    fields = [
-        _encode_field(block[name], is_number=is_number) for name, is_number in present
-    ]
+    present = _ORDER + tuple(field for field in _APPENDED if block.get(field[0]) is not None)
+    fields = [_encode_field(block[name], is_number=is_number) for name, is_number in present]
     encoded: bytes = rlp.encode(fields)
     return encoded
 
@@ -79,17 +75,11 @@ def decode_header_untrusted(data: bytes) -> Header:
         fields = rlp.decode(data)
     except (rlp.exceptions.RLPException, ValueError, TypeError) as error:
         raise RemoteProtocolError(f"not the RLP of a header: {error}") from error
-    is_flat = isinstance(fields, list) and all(
-        isinstance(field, bytes) for field in fields
-    )
+    is_flat = isinstance(fields, list) and all(isinstance(field, bytes) for field in fields)
     if not is_flat or len(fields) < _FIELDS_MIN:
         raise RemoteProtocolError("not the RLP of a header: wrong shape")
     numbers = (fields[_NUMBER_FIELD], fields[_TIME_FIELD])
-    if (
-        len(fields[_MIX_HASH_FIELD]) != 32
-        or len(fields[0]) != 32
-        or max(map(len, numbers)) > 8
-    ):
+    if len(fields[_MIX_HASH_FIELD]) != 32 or len(fields[0]) != 32 or max(map(len, numbers)) > 8:
         raise RemoteProtocolError("not the RLP of a header: wrong field size")
     return Header(
         block_hash=keccak256(data),

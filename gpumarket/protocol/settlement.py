@@ -24,6 +24,7 @@ from gpumarket.protocol.units import U32, U64, Amount
 LANES_MAX = 256
 """The most lanes in one batch; the contract refuses more."""
 LANE_LEAVES_MAX = 2**20
+_AMOUNT_MAX = 2**64 - 1
 _LEAF_TAG = b"\x00"
 _NODE_TAG = b"\x01"
 _FEE_TAG = b"gpumarket.fee.v1"
@@ -87,6 +88,8 @@ def compute_sum_root(leaves: Sequence[tuple[Hash32, int]]) -> tuple[Hash32, int]
     """Return the root hash and sum over (hash, amount) leaves, padded to a power of two."""
     if not leaves:
         raise InvalidInput("a lane has at least one leaf")
+    if sum(amount for _, amount in leaves) > _AMOUNT_MAX:
+        raise InvalidInput("a lane's sum does not fit the chain's 64 bits")
     return _build_levels(leaves)[-1][0]
 
 
@@ -143,7 +146,14 @@ def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tupl
 
 
 def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], bytes]:
-    """Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane."""
+    """
+    Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane.
+
+    Raises `InvalidInput` for more lanes than a batch holds, and for an empty or too large one.
+    """
+    if len(lanes) > LANES_MAX:
+        raise InvalidInput(f"{len(lanes)} lanes do not fit one batch, the limit is {LANES_MAX}")
+    roots = [lane.compute_root() for lane in lanes]
     requesters = sorted({lane.requester for lane in lanes})
     payees = sorted({lane.payee for lane in lanes})
     packed = b"".join(
@@ -151,8 +161,8 @@ def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], byt
         + payees.index(lane.payee).to_bytes(2, "big")
         + len(lane.leaves).to_bytes(4, "big")
         + lane.amount.to_bytes(8, "big")
-        + lane.compute_root()
-        for lane in lanes
+        + root
+        for lane, root in zip(lanes, roots, strict=True)
     )
     return requesters, payees, packed
 

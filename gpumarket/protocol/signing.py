@@ -18,6 +18,7 @@ from Crypto.Hash import keccak as _keccak
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Signature
+from gpumarket.protocol.units import U64
 
 DOMAIN_NAME = "gpumarket"
 DOMAIN_VERSION = "1"
@@ -52,7 +53,7 @@ def encode_address(value: bytes) -> bytes:
 class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a promise counts: one chain and one settlement contract."""
 
-    chain_id: int
+    chain_id: U64
     contract: Address
 
     def compute_separator(self) -> Hash32:

@@ -1,0 +1,281 @@
+"""Audit, third part: who was paid, for what evidence, at which price, out of which escrow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.evidence import (
+    BatchFact,
+    ChainEvidence,
+    Finding,
+    MissingEvidence,
+    require,
+)
+from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_short
+from gpumarket.protocol.proof import EpochProof, ProofOfExecution
+from gpumarket.protocol.proof_reading import (
+    find_batch,
+    find_seed,
+    get_settlement,
+    index_all_receipts,
+    index_checks,
+    index_receipts,
+    iterate_own_leaves,
+    list_openings,
+    list_paid,
+)
+from gpumarket.protocol.settlement import (
+    Batch,
+    Lane,
+    PaymentLeaf,
+    compute_fee_evidence,
+    pack_lanes,
+)
+from gpumarket.protocol.units import compute_price, format_amount
+
+_ROLES: Final = {"work": "provider", "checks": "verifier", "fee": "coordinator"}
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceChange:
+    """What a batch did to one balance, in base units; `kind` is `escrow` or `credit`."""
+
+    role: str
+    account: Address
+    kind: str
+    before: int
+    after: int
+
+
+# ---- forgeries -----------------------------------------------------------------------------
+
+
+def check_forgeries_unpaid(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
+    """Check that nothing that failed is paid, and nothing of a forger in that epoch."""
+    paid = list_paid(proof)
+    rejected_count, open_count = 0, 0
+    guilty: set[Address] = set()
+    for epoch in proof.epochs:
+        receipts = index_receipts(proof, epoch)
+        rejected = set(epoch.rejected_receipts)
+        require(len(rejected) == len(epoch.rejected_receipts), "a receipt was rejected twice")
+        require(rejected <= receipts.keys(), "a receipt was rejected that was not committed")
+        require(not rejected & paid, "a rejected receipt was paid")
+        forgers = _find_forgers(epoch, paid)
+        for name, receipt in receipts.items():
+            is_right = receipt.provider not in forgers or name not in paid
+            require(is_right, "a provider found forging was paid for the same epoch")
+        guilty |= forgers
+        rejected_count += len(rejected)
+        open_count += len(receipts.keys() - rejected - paid)
+    if open_count:
+        raise MissingEvidence(f"{open_count} committed results are neither paid nor rejected")
+    names = ", ".join(format_short(provider) for provider in sorted(guilty)) or "nobody"
+    return Finding(
+        f"forgery shown against {names}; {rejected_count} rejected results, none of them paid"
+    )
+
+
+def _find_forgers(epoch: EpochProof, paid: set[Hash32]) -> set[Address]:
+    forgers: set[Address] = set()
+    for check in epoch.checks:
+        attestation = check.attestation.body
+        if attestation.verdict != Verdict.MATCH:
+            require(attestation.receipt_hash not in paid, "a result that failed was paid")
+        if attestation.verdict == Verdict.MISMATCH:
+            forgers.add(check.opening.signer)
+    return forgers
+
+
+# ---- payments ------------------------------------------------------------------------------
+
+
+def check_payments(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
+    """Check that each line pays once, in its cap, to whom its evidence names."""
+    order = proof.order.body
+    lines: set[int] = set()
+    used: set[Hash32] = set()
+    total = 0
+    for lane, leaf in iterate_own_leaves(proof):
+        cap = order.find_line_cap(leaf.line)
+        require(cap is not None and leaf.price <= cap, f"line {leaf.line} pays over its cap")
+        require(leaf.line not in lines, f"line {leaf.line} pays twice")
+        require(leaf.evidence_hash not in used, f"line {leaf.line} pays for what another line paid")
+        require(lane.requester == order.requester, "somebody else pays for this order")
+        lines.add(leaf.line)
+        used.add(leaf.evidence_hash)
+        total += leaf.price
+    _check_work_lines(proof)
+    _check_other_lines(proof)
+    require(total <= order.compute_exposure(), "more was paid than the order allows")
+    limit = format_amount(order.compute_exposure())
+    return Finding(
+        f"{len(lines)} payment lines, each once, with evidence, in its cap; limit {limit}"
+    )
+
+
+def _check_work_lines(proof: ProofOfExecution) -> None:
+    receipts = index_all_receipts(proof)
+    opened = {
+        opening.body.receipt_hash: opening.body.result
+        for epoch in proof.epochs
+        for opening in list_openings(epoch)
+    }
+    order, job = proof.order.body, proof.job
+    for lane, leaf in iterate_own_leaves(proof):
+        if leaf.line >= order.units:
+            continue
+        signed = receipts.get(leaf.evidence_hash)
+        if signed is None or (signed.body.unit, signed.body.price) != (leaf.line, leaf.price):
+            require(False, f"line {leaf.line} has no receipt for it")
+            continue
+        provider, place = signed.body.provider, job.placement
+        require(provider == lane.payee, f"line {leaf.line} pays somebody else than its provider")
+        is_wanted = (
+            order.provider in (ZERO_ADDRESS, provider)
+            and provider not in place.excluded_providers
+            and (not place.providers or provider in place.providers)
+        )
+        require(is_wanted, f"line {leaf.line} pays a provider that the order does not allow")
+        result = opened.get(leaf.evidence_hash)
+        if result is not None:
+            cap = compute_price(
+                duration_ms=result.duration_ms,
+                devices=max(1, job.resources.devices.count),
+                price_per_device_hour=place.price_per_device_hour_max,
+            )
+            require(leaf.price <= cap, f"line {leaf.line} pays more than its time may cost")
+
+
+def _check_other_lines(proof: ProofOfExecution) -> None:
+    order, checks = proof.order.body, index_checks(proof)
+    fee_evidence = compute_fee_evidence(order.compute_struct_hash())
+    for lane, leaf in iterate_own_leaves(proof):
+        if order.units <= leaf.line < order.fee_line:
+            check = checks.get(leaf.evidence_hash)
+            is_payee = check is not None and check.attestation.signer == lane.payee
+            require(is_payee, f"line {leaf.line} pays for a check that was not made")
+            verdict = check.attestation.body.verdict if check is not None else 0
+            is_decided = verdict in (Verdict.MATCH, Verdict.MISMATCH)
+            require(is_decided, f"line {leaf.line} pays for a check that decided nothing")
+        elif leaf.line == order.fee_line:
+            require(leaf.evidence_hash == fee_evidence, "a fee is not ours")
+            require(lane.payee == order.coordinator, "a fee goes to somebody else")
+
+
+# ---- settlement ----------------------------------------------------------------------------
+
+
+def check_settlement(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
+    """Check that the batch on chain has these lanes, this document and its place in time."""
+    settlement, order = get_settlement(proof), proof.order.body
+    is_ours = settlement.coordinator == order.coordinator
+    require(is_ours, "another coordinator settled than the order names")
+    fact = find_batch(proof, evidence)
+    require(fact.tx_hash == settlement.tx_hash, "the batch is in another transaction")
+    require(fact.data_hash == settlement.data_hash, "the batch names another document")
+    posted = (list(fact.requesters), list(fact.payees), fact.lanes)
+    require(posted == pack_lanes(settlement.lanes), "the batch on chain has other lanes")
+    for epoch in proof.epochs:
+        is_before = find_seed(epoch, evidence).seed_block < fact.block
+        require(is_before, "the batch was posted before a sample could be drawn")
+    require(fact.posted_at <= order.expiry, "the order had expired when it was settled")
+    for requester in fact.requesters:
+        paid = _sum_lanes(settlement.lanes, requester)
+        held = fact.escrow_before.get(requester, 0)
+        require(paid <= held, f"{format_short(requester)} paid more than its escrow held")
+    is_alone = _has_no_other_order(proof)
+    if is_alone:
+        _check_batch_document(proof, fact)
+    return Finding(
+        f"{len(settlement.lanes)} lanes with these sums and roots are in block {fact.block}",
+        "" if is_alone else "the batch's document holds other orders too and was not recomputed",
+    )
+
+
+def _sum_lanes(lanes: tuple[Lane, ...], requester: Address) -> int:
+    return sum(lane.amount for lane in lanes if lane.requester == requester)
+
+
+def _has_no_other_order(proof: ProofOfExecution) -> bool:
+    order_hash = proof.order.body.compute_struct_hash()
+    lanes = get_settlement(proof).lanes
+    return all(leaf.order_hash == order_hash for lane in lanes for leaf in lane.leaves)
+
+
+def _check_batch_document(proof: ProofOfExecution, fact: BatchFact) -> None:
+    receipts, checks = index_all_receipts(proof), index_checks(proof)
+    leaves = sorted((leaf for _, leaf in iterate_own_leaves(proof)), key=lambda leaf: leaf.line)
+    settlement = get_settlement(proof)
+    batch = Batch(
+        coordinator=settlement.coordinator,
+        lanes=settlement.lanes,
+        orders=(proof.order,),
+        receipts=tuple(
+            receipts[leaf.evidence_hash] for leaf in leaves if leaf.evidence_hash in receipts
+        ),
+        attestations=tuple(
+            checks[leaf.evidence_hash].attestation
+            for leaf in leaves
+            if leaf.evidence_hash in checks
+        ),
+    )
+    is_same = compute_content_hash(batch) == fact.data_hash
+    require(is_same, "the batch's document is not made of this order, its receipts and verdicts")
+
+
+# ---- balances ------------------------------------------------------------------------------
+
+
+def check_balance(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
+    """Check that the escrow before is what was paid and what is left, and went nowhere else."""
+    order = proof.order.body
+    changes = compute_balances(proof, evidence)
+    before = sum(change.before for change in changes)
+    require(before == sum(change.after for change in changes), "the balances do not add up")
+    require(all(change.after >= 0 for change in changes), "the escrow was overdrawn")
+    sums = {"work": 0, "checks": 0, "fee": 0}
+    for _, leaf in iterate_own_leaves(proof):
+        sums[_name_line(proof, leaf)] += leaf.price
+    held = find_batch(proof, evidence).escrow_before.get(order.requester, 0)
+    total = _sum_lanes(get_settlement(proof).lanes, order.requester)
+    parts = " + ".join(format_amount(sums[name]) for name in ("work", "checks", "fee"))
+    other = total - sum(sums.values())
+    tail = f" + {format_amount(other)} for other jobs" if other else ""
+    return Finding(
+        f"escrow {format_amount(held)} = {parts}{tail} + {format_amount(held - total)} left "
+        "(work + checks + fee)"
+    )
+
+
+def compute_balances(proof: ProofOfExecution, evidence: ChainEvidence) -> tuple[BalanceChange, ...]:
+    """
+    Return what the batch did to every balance it touches: escrows first, then credits.
+
+    Raises `MissingEvidence` where the job is not settled or its batch is not known.
+    """
+    fact, lanes = find_batch(proof, evidence), get_settlement(proof).lanes
+    roles: dict[Address, list[str]] = {}
+    for lane, leaf in iterate_own_leaves(proof):
+        roles.setdefault(lane.payee, []).append(_ROLES[_name_line(proof, leaf)])
+    changes = []
+    for requester in dict.fromkeys(lane.requester for lane in lanes):
+        before = fact.escrow_before.get(requester, 0)
+        after = before - _sum_lanes(lanes, requester)
+        changes.append(BalanceChange("requester", requester, "escrow", before, after))
+    for payee in dict.fromkeys(lane.payee for lane in lanes):
+        before = fact.credit_before.get(payee, 0)
+        after = before + sum(lane.amount for lane in lanes if lane.payee == payee)
+        role = "+".join(dict.fromkeys(roles.get(payee, ["other"])))
+        changes.append(BalanceChange(role, payee, "credit", before, after))
+    return tuple(changes)
+
+
+def _name_line(proof: ProofOfExecution, leaf: PaymentLeaf) -> str:
+    order = proof.order.body
+    if leaf.line < order.units:
+        return "work"
+    return "checks" if leaf.line < order.fee_line else "fee"

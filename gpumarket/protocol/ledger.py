@@ -1,0 +1,223 @@
+"""
+The ledger: fold the contract's events, in order, into balances and the evidence of an audit.
+
+Every balance is rebuilt from nothing but events, so whoever has all of them needs no archive
+node and believes no stored number. A balance below zero shows that events are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.evidence import (
+    BatchFact,
+    ChainEvidence,
+    CommitFact,
+    SeedFact,
+    StakeChange,
+)
+from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.signing import Domain
+
+ROLE_VERIFIER: Final = 2
+"""`Role.VERIFIER` of the contract."""
+LANE_BYTES: Final = 48
+
+
+class Event(Protocol):
+    """One event of the contract: addresses and hashes as bytes, numbers as int."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def log_index(self) -> int: ...
+    @property
+    def tx_hash(self) -> Hash32: ...
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Balances of all parties, and what was committed, seeded and posted; base units."""
+
+    escrow: dict[Address, int] = field(default_factory=dict)
+    credit: dict[Address, int] = field(default_factory=dict)
+    """Claimable and still maturing together."""
+    bond: dict[Address, int] = field(default_factory=dict)
+    stake: dict[Address, int] = field(default_factory=dict)
+    verifier_stakes: dict[Address, list[StakeChange]] = field(default_factory=dict)
+    payouts: dict[Address, Address] = field(default_factory=dict)
+    roles: dict[Address, int] = field(default_factory=dict)
+    commits: dict[tuple[Address, int], CommitFact] = field(default_factory=dict)
+    seeds: dict[tuple[Address, int], SeedFact] = field(default_factory=dict)
+    batches: dict[tuple[Address, int], BatchFact] = field(default_factory=dict)
+
+
+def fold_events(events: Iterable[Event]) -> Ledger:
+    """
+    Add up all events of one contract, given in the chain's order from its first block.
+
+    Raises `InvalidInput` where the order is not the chain's, where a balance falls below zero,
+    or where an event is not one of the contract's: then events are missing or made up.
+    """
+    ledger, last = Ledger(), (-1, -1)
+    for event in events:
+        place = (event.block, event.log_index)
+        if place <= last:
+            raise InvalidInput(f"the event at {place} comes after the one at {last}")
+        last = place
+        fold = _FOLDS.get(event.name)
+        if fold is None:
+            raise InvalidInput(f"{event.name} is not an event of the settlement contract")
+        try:
+            fold(ledger, event.args, event)
+        except (LookupError, TypeError, ValueError) as error:
+            raise InvalidInput(f"the event {event.name} at {place} is malformed") from error
+    return ledger
+
+
+def make_evidence(
+    ledger: Ledger, *, domain: Domain, seed_delay_blocks: int, block_hashes: Mapping[int, Hash32]
+) -> ChainEvidence:
+    """Return what an audit believes: a folded ledger, the contract's rule, and block hashes."""
+    return ChainEvidence(
+        chain_id=domain.chain_id,
+        contract=domain.contract,
+        seed_delay_blocks=seed_delay_blocks,
+        commits=ledger.commits,
+        seeds=ledger.seeds,
+        batches=ledger.batches,
+        block_hashes=block_hashes,
+        verifier_stakes={who: tuple(each) for who, each in ledger.verifier_stakes.items()},
+    )
+
+
+def list_lane_amounts(fact: BatchFact) -> list[tuple[Address, Address, int]]:
+    """Return (requester, payee, amount) of each lane of a posted batch."""
+    packed = fact.lanes
+    found = []
+    for start in range(0, len(packed), LANE_BYTES):
+        requester, payee = packed[start : start + 2], packed[start + 2 : start + 4]
+        found.append(
+            (
+                fact.requesters[int.from_bytes(requester, "big")],
+                fact.payees[int.from_bytes(payee, "big")],
+                int.from_bytes(packed[start + 8 : start + 16], "big"),
+            )
+        )
+    return found
+
+
+# ---- one event -----------------------------------------------------------------------------
+
+
+def _move(balances: dict[Address, int], account: Address, amount: int) -> None:
+    balances[account] = balances.get(account, 0) + amount
+    if balances[account] < 0:
+        raise InvalidInput(
+            f"the balance of 0x{account.hex()} falls below zero",
+            why="earlier events are missing; read from the block of the contract's creation",
+        )
+
+
+def _deposit(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    _move(ledger.escrow, args["requester"], args["amount"])
+
+
+def _withdraw(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    _move(ledger.escrow, args["requester"], -args["amount"])
+
+
+def _bond(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    _move(ledger.bond, args["coordinator"], args["amount"])
+
+
+def _unbond(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    _move(ledger.bond, args["coordinator"], -args["amount"])
+
+
+def _stake(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    ledger.roles[args["operator"]] = args["role"]
+    ledger.payouts[args["operator"]] = args["payout"]
+    _change_stake(ledger, args["operator"], args["amount"], event.block)
+
+
+def _unstake(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    _change_stake(ledger, args["operator"], -args["amount"], event.block)
+
+
+def _change_stake(ledger: Ledger, operator: Address, amount: int, block: int) -> None:
+    _move(ledger.stake, operator, amount)
+    if ledger.roles.get(operator) == ROLE_VERIFIER:
+        changes = ledger.verifier_stakes.setdefault(operator, [])
+        changes.append(StakeChange(block, ledger.stake[operator]))
+
+
+def _change_payout(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    ledger.payouts[args["payee"]] = args["payout"]
+
+
+def _claim(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    _move(ledger.credit, args["payee"], -args["amount"])
+
+
+def _commit(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    ledger.commits[args["committer"], args["seq"]] = CommitFact(
+        root=args["root"],
+        nonce_hash=args["nonceHash"],
+        data_hash=args["dataHash"],
+        block=event.block,
+    )
+
+
+def _fix_seed(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
+    ledger.seeds[args["committer"], args["seq"]] = SeedFact(
+        seed_block=args["blockNumber"], mix_hash=args["mixHash"], seed=args["seed"]
+    )
+
+
+def _post_batch(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    requesters, payees = tuple(args["requesters"]), tuple(args["payees"])
+    fact = BatchFact(
+        data_hash=args["dataHash"],
+        block=event.block,
+        posted_at=args["postedAt"],
+        requesters=requesters,
+        payees=payees,
+        lanes=args["lanes"],
+        tx_hash=event.tx_hash,
+        escrow_before={each: ledger.escrow.get(each, 0) for each in requesters},
+        credit_before={each: ledger.credit.get(each, 0) for each in payees},
+    )
+    ledger.batches[args["coordinator"], args["seq"]] = fact
+    for requester, payee, amount in list_lane_amounts(fact):
+        _move(ledger.escrow, requester, -amount)
+        _move(ledger.credit, payee, amount)
+
+
+def _move_nothing(_ledger: Ledger, _args: Mapping[str, Any], _event: Event) -> None:
+    """Take note of a wish; the money moves with a later event."""
+
+
+_FOLDS: Final[dict[str, Callable[[Ledger, Mapping[str, Any], Event], None]]] = {
+    "Deposited": _deposit,
+    "WithdrawRequested": _move_nothing,
+    "Withdrawn": _withdraw,
+    "Bonded": _bond,
+    "UnbondRequested": _move_nothing,
+    "Unbonded": _unbond,
+    "BatchPosted": _post_batch,
+    "Staked": _stake,
+    "UnstakeRequested": _move_nothing,
+    "Unstaked": _unstake,
+    "PayoutChanged": _change_payout,
+    "Claimed": _claim,
+    "Committed": _commit,
+    "SeedFixed": _fix_seed,
+}

@@ -1,0 +1,116 @@
+"""How the audit reads a proof: the parts that belong to its order, and the facts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpumarket.protocol.attestation import Opening
+from gpumarket.protocol.evidence import (
+    BatchFact,
+    ChainEvidence,
+    CommitFact,
+    MissingEvidence,
+    SeedFact,
+)
+from gpumarket.protocol.ids import Hash32
+from gpumarket.protocol.proof import (
+    CheckProof,
+    EpochProof,
+    ProofOfExecution,
+    ProviderWork,
+    SettlementProof,
+)
+from gpumarket.protocol.receipt import Receipt
+from gpumarket.protocol.settlement import Lane, PaymentLeaf
+from gpumarket.protocol.signing import Signed
+
+
+def find_commit(epoch: EpochProof, evidence: ChainEvidence) -> CommitFact:
+    """Return an epoch's commitment on chain, or raise `MissingEvidence`."""
+    fact = evidence.commits.get((epoch.committer, epoch.sequence))
+    if fact is None:
+        raise MissingEvidence(
+            f"commitment {epoch.sequence} is not among the chain's events read here"
+        )
+    return fact
+
+
+def find_seed(epoch: EpochProof, evidence: ChainEvidence) -> SeedFact:
+    """Return an epoch's seed on chain, or raise `MissingEvidence`."""
+    fact = evidence.seeds.get((epoch.committer, epoch.sequence))
+    if fact is None:
+        raise MissingEvidence(
+            f"the seed of commitment {epoch.sequence} is not among the events read here"
+        )
+    return fact
+
+
+def find_batch(proof: ProofOfExecution, evidence: ChainEvidence) -> BatchFact:
+    """Return the batch on chain that the proof names, or raise `MissingEvidence`."""
+    settlement = get_settlement(proof)
+    fact = evidence.batches.get((settlement.coordinator, settlement.sequence))
+    if fact is None:
+        raise MissingEvidence(
+            f"batch {settlement.sequence} is not among the chain's events read here"
+        )
+    return fact
+
+
+def get_settlement(proof: ProofOfExecution) -> SettlementProof:
+    """Return where the job was paid, or raise `MissingEvidence`."""
+    if proof.settlement is None:
+        raise MissingEvidence("the job is not settled yet")
+    return proof.settlement
+
+
+def list_own_work(proof: ProofOfExecution, work: ProviderWork) -> list[Signed[Receipt]]:
+    """Return a provider's receipts of this order, in the order they were committed."""
+    order_hash = proof.order.body.compute_struct_hash()
+    return [receipt for receipt in work.receipts if receipt.body.order_hash == order_hash]
+
+
+def index_receipts(proof: ProofOfExecution, epoch: EpochProof) -> dict[Hash32, Receipt]:
+    """Return an epoch's receipts of this order by struct hash."""
+    return {
+        receipt.body.compute_struct_hash(): receipt.body
+        for work in epoch.document.work
+        for receipt in list_own_work(proof, work)
+    }
+
+
+def index_all_receipts(proof: ProofOfExecution) -> dict[Hash32, Signed[Receipt]]:
+    """Return the receipts of this order in all epochs by struct hash."""
+    return {
+        receipt.body.compute_struct_hash(): receipt
+        for epoch in proof.epochs
+        for work in epoch.document.work
+        for receipt in list_own_work(proof, work)
+    }
+
+
+def index_checks(proof: ProofOfExecution) -> dict[Hash32, CheckProof]:
+    """Return all checks by the struct hash of their attestation, which is what is paid for."""
+    return {
+        check.attestation.body.compute_struct_hash(): check
+        for epoch in proof.epochs
+        for check in epoch.checks
+    }
+
+
+def list_openings(epoch: EpochProof) -> list[Signed[Opening]]:
+    """Return every opened result of an epoch, sampled or not."""
+    return [*epoch.openings, *(check.opening for check in epoch.checks)]
+
+
+def iterate_own_leaves(proof: ProofOfExecution) -> Iterator[tuple[Lane, PaymentLeaf]]:
+    """Give the payment leaves of this order with their lanes."""
+    order_hash = proof.order.body.compute_struct_hash()
+    for lane in get_settlement(proof).lanes:
+        for leaf in lane.leaves:
+            if leaf.order_hash == order_hash:
+                yield lane, leaf
+
+
+def list_paid(proof: ProofOfExecution) -> set[Hash32]:
+    """Return the evidence that was paid: hashes of receipts, attestations and the fee."""
+    return {leaf.evidence_hash for _, leaf in iterate_own_leaves(proof)}
