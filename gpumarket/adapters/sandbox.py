@@ -56,6 +56,7 @@ from gpumarket.adapters.output_volume import (
 )
 from gpumarket.protocol.errors import RemoteProtocolError, SandboxError
 
+DEFAULT_ENGINE_URL: Final = "unix:///var/run/docker.sock"
 CALL_SECONDS_MAX: Final = 120
 CLEANUP_SECONDS_MAX: Final = 30
 CONTAINERS_MAX: Final = 64
@@ -87,10 +88,10 @@ class DockerSandbox:
         self.slots = trio.CapacityLimiter(CONTAINERS_MAX)
         self.limiter = trio.CapacityLimiter(2 * CONTAINERS_MAX)
         self.image_env: dict[str, tuple[str, ...]] = {}
+        settings = {"base_url": DEFAULT_ENGINE_URL, **kwargs_from_env()}
+        check_engine_listens(settings["base_url"])
         with engine_errors():
-            self.engine = docker.APIClient(
-                **kwargs_from_env(), version="auto", timeout=CALL_SECONDS_MAX
-            )
+            self.engine = docker.APIClient(**settings, version="auto", timeout=CALL_SECONDS_MAX)
 
     def close(self) -> None:
         """Close the connections to the engine."""
@@ -466,10 +467,35 @@ def engine_errors() -> Iterator[None]:
         urllib3.exceptions.HTTPError,
         OSError,
     ) as error:
-        raise SandboxError(
-            "no Docker engine answers",
-            code="GM-2101",
-            why=str(error)[:500],
-            hints=("scripts/install-docker",),
-            fault="provider",
-        ) from error
+        raise no_engine_answers(str(error)) from error
+
+
+def check_engine_listens(url: str) -> None:
+    """
+    Tell an engine that is not there (GM-2101) from one that this user may not use (GM-2102).
+
+    Asked before the library connects, which says the same of both and leaves its socket open.
+    """
+    path = url.partition("unix://")[2]
+    if not path:
+        return  # over TCP there is nothing to tell apart
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except PermissionError as error:
+            raise SandboxError(
+                "this user may not use Docker", code="GM-2102", why=str(error), fault="provider"
+            ) from error
+        except OSError as error:
+            raise no_engine_answers(f"{path}: {error.strerror}") from error
+
+
+def no_engine_answers(why: str) -> SandboxError:
+    """Make the error for a machine without an engine."""
+    return SandboxError(
+        "no Docker engine answers",
+        code="GM-2101",
+        why=why[:500],
+        hints=("scripts/install-docker",),
+        fault="provider",
+    )
