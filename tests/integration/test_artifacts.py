@@ -24,6 +24,7 @@ SEED_DELAY, NONCE_TIMEOUT = 2, 100
 MIN_BOND = 1_000_000
 
 
+@pytest.mark.timeout(300)  # the compiler is WebAssembly on one core
 def test_a_fresh_compile_gives_the_committed_bytes(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "compile-contracts"), str(tmp_path)],

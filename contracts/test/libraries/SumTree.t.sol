@@ -85,6 +85,7 @@ contract SumTreeTest {
         sums.push(0);
         (bytes32[] memory h, uint64[] memory s) = _path(3);
         require(SumTree.verify(root, sum, 3, 3, 0, 0, h, s), "as zero");
+        require(!SumTree.verify(root, sum, 3, 7, 0, 0, h, s), "at no second index");
         // A fourth leaf in a tree that says it has three.
         hashes[3] = keccak256("hidden");
         sums[3] = 1;
@@ -138,7 +139,7 @@ contract SumTreeTest {
         return SumTree.verify(rootHash, rootSum, count, index, hashes[index], sums[index], h, s);
     }
 
-    /// @dev Sibling of each level, found as the roots of the neighbouring subtrees.
+    /// @dev Sibling of each level, found as the roots of the neighboring subtrees.
     function _path(uint256 index) internal view returns (bytes32[] memory h, uint64[] memory s) {
         uint256 levels = SumTree.depth(hashes.length);
         h = new bytes32[](levels);

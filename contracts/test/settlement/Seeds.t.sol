@@ -67,10 +67,10 @@ contract SeedsTest is Fixture {
     }
 
     function test_RevertWhen_TheHeaderIsOfAnotherBlock() external {
-        bytes memory neighbour = _header(keccak256("a nicer sample"));
-        VM.setBlockhash(SEED_BLOCK - 1, keccak256(neighbour));
-        _expectWrongHeader(keccak256(header), keccak256(neighbour));
-        settlement.fixSeed(COORDINATOR, 0, neighbour, NONCES);
+        bytes memory neighbor = _header(keccak256("a nicer sample"));
+        VM.setBlockhash(SEED_BLOCK - 1, keccak256(neighbor));
+        _expectWrongHeader(keccak256(header), keccak256(neighbor));
+        settlement.fixSeed(COORDINATOR, 0, neighbor, NONCES);
     }
 
     function test_BlockhashReaches256BlocksAndHistoryTakesOver() external {
