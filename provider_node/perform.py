@@ -188,7 +188,8 @@ async def _run(effect: RunUnit, world: World) -> Event:
     if world.forger is not None:
         output = world.runner.find_output(name_run(lease.lease_id))
         await trio.to_thread.run_sync(world.forger.study, lease, output, result.wall_ms)
-    return UnitRan(at=now, lease_id=lease.lease_id, duration_ms=result.wall_ms)
+    # The engine may note the start of a very short program after its end.
+    return UnitRan(at=now, lease_id=lease.lease_id, duration_ms=max(1, result.wall_ms))
 
 
 async def _run_watched(effect: RunUnit, world: World) -> RunResult:
