@@ -128,6 +128,8 @@ class PlayedProvider:
         seals = {seal.body.receipt_hash: compute_content_hash(seal.body) for seal in request.seals}
         openings = []
         for lease_id in request.lease_ids:
+            if lease_id not in self.receipts:
+                continue
             receipt_hash = self.receipts[lease_id].compute_struct_hash()
             opening = Opening(
                 result=self.results[lease_id],
@@ -296,8 +298,10 @@ class Market:
         assert msgspec.msgpack.encode(self.state) == data
         self.todo.clear()
         self.inbox.clear()
-        for actor in (*self.providers.values(), *self.verifiers.values()):
-            actor.session = 0
+        for provider in self.providers.values():
+            provider.session = 0
+        for verifier in self.verifiers.values():
+            verifier.session = 0
         self.post(events.ProcessStarted(at=self.now, sources=(ANYWHERE,)))
 
     def wait(self, seconds: int = 1) -> None:
@@ -312,7 +316,6 @@ class Market:
             if self.todo:
                 self.perform(self.todo.pop(0))
             elif self.inbox:
-                self.now = Timestamp(self.now + 1) if self.now % 2 else self.now
                 self.deliver(self.inbox.pop(0))
             else:
                 deadline = self.state.find_next_deadline()
@@ -366,9 +369,7 @@ class Market:
         provider = self.providers[make_address(name)]
         if provider.session:
             session, provider.session = provider.session, 0
-            self.post(
-                events.ProviderLeft(at=self.now, provider=provider.address, session=session)
-            )
+            self.post(events.ProviderLeft(at=self.now, provider=provider.address, session=session))
 
     def join_verifier(self, name: str = "verifier-1", **flags: Any) -> PlayedVerifier:
         """Connect a verifier, new or returning."""
@@ -402,9 +403,7 @@ class Market:
         verifier = self.verifiers[make_address(name)]
         if verifier.session:
             session, verifier.session = verifier.session, 0
-            self.post(
-                events.VerifierLeft(at=self.now, verifier=verifier.address, session=session)
-            )
+            self.post(events.VerifierLeft(at=self.now, verifier=verifier.address, session=session))
 
     def submit(self, spec: JobSpec | None = None, **changes: Any) -> Job:
         """Submit a job and return its record, which must have been taken."""
@@ -445,9 +444,7 @@ class Market:
                 self.closed.append(effect)
             case effects.DrawNonce():
                 nonce = make_hash(f"nonce of epoch {effect.epoch} at {self.now}")
-                self.inbox.append(
-                    events.NonceDrawn(at=self.now, epoch=effect.epoch, nonce=nonce)
-                )
+                self.inbox.append(events.NonceDrawn(at=self.now, epoch=effect.epoch, nonce=nonce))
             case effects.CommitEpoch() | effects.FixSeed() | effects.PostBatch():
                 self.inbox.append(self._ask_chain(effect))
             case effects.FetchOutput():

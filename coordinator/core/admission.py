@@ -55,16 +55,16 @@ def submit_job(state: State, event: JobSubmitted) -> list[Effect]:
     if event.idempotency_key:
         state.keys[event.idempotency_key] = order_hash
     state.escrows[order.requester] = Escrow(balance=event.escrow_balance, block=event.escrow_block)
-    set_timer(state, job.queue_by, "queue", order_hash)
-    set_timer(state, job.settle_at, "settle", order_hash)
+    set_timer(state, job.queue_by, "queue", key=order_hash)
+    set_timer(state, job.settle_at, "settle", key=order_hash)
     if job.capacity_by is not None:
-        set_timer(state, job.capacity_by, "capacity", order_hash)
+        set_timer(state, job.capacity_by, "capacity", key=order_hash)
     exposure = format_money(order.compute_exposure())
     write_log(
         state,
         job,
         "submitted",
-        f"{order.units} tasks, at most {exposure}",
+        text=f"{order.units} tasks, at most {exposure}",
         actor=order.requester,
     )
     return []

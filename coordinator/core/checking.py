@@ -77,13 +77,9 @@ def _draw_checks(state: State, epoch: Epoch, provider: Address, order_hash: Hash
         )
         state.check_epochs[receipt_hash] = epoch.number
         state.waiting_checks[receipt_hash] = None
-    write_log(
-        state,
-        job,
-        "sampled",
-        f"{size} of {len(leases)} tasks are done again: {sorted(leases[i].unit for i in drawn)}",
-        actor=provider,
-    )
+    tasks = ", ".join(str(leases[index].unit) for index in sorted(drawn))
+    text = f"{size} of {len(leases)} tasks are done again: {tasks or 'none'}"
+    write_log(state, job, "sampled", text=text, actor=provider)
 
 
 def list_group(state: State, part: Part, order_hash: Hash32) -> list[Lease]:
@@ -106,20 +102,28 @@ def find_check(state: State, receipt_hash: Hash32) -> tuple[Epoch, Check] | None
 
 def ask_verifiers(state: State) -> list[Effect]:
     """Give waiting checks to the verifiers that the seed chose, as their slots allow."""
+    free = {who for who, verifier in state.verifiers.items() if _has_free_slot(state, verifier)}
     effects: list[Effect] = []
     for receipt_hash in list(state.waiting_checks):
+        if not free:
+            break
         found = find_check(state, receipt_hash)
         if found is None:
             raise LocalProtocolError("a check waits that no open epoch has")
         epoch, check = found
         if check.verifier is None:
             check.verifier = _choose_verifier(state, epoch, check)
-        verifier = state.verifiers.get(check.verifier or b"")
-        if verifier is None or not verifier.session:
-            continue
-        if len(verifier.asked) < min(verifier.card.body.slots, state.settings.slots_max):
+        if check.verifier in free:
+            verifier = state.verifiers[check.verifier]
             effects.append(_ask(state, check, verifier))
+            if not _has_free_slot(state, verifier):
+                free.remove(check.verifier)
     return effects
+
+
+def _has_free_slot(state: State, verifier: Verifier) -> bool:
+    slots = min(verifier.card.body.slots, state.settings.slots_max)
+    return verifier.session > 0 and len(verifier.asked) < slots
 
 
 def _choose_verifier(state: State, epoch: Epoch, check: Check) -> Address | None:
@@ -151,7 +155,7 @@ def _ask(state: State, check: Check, verifier: Verifier) -> SendMessage:
     verifier.asked.append(check.receipt_hash)
     check.price = Amount(min(verifier.card.body.price_per_check, job.order.body.max_check_price))
     check.deadline = Timestamp(state.now + run_seconds + state.settings.check_extra_seconds)
-    set_timer(state, check.deadline, "check", check.receipt_hash)
+    set_timer(state, check.deadline, "check", key=check.receipt_hash)
     write_log(state, job, "check-asked", task=check.unit, actor=check.verifier)
     return make_check_request(state, check)
 
@@ -273,7 +277,7 @@ def request_openings_if_sealed(state: State, epoch: Epoch, provider: Address) ->
         return []
     move_part(part, PartStage.OPENING)
     part.deadline = Timestamp(state.now + state.settings.opening_seconds)
-    set_timer(state, part.deadline, "opening", epoch.number.to_bytes(8, "big") + provider)
+    set_timer(state, part.deadline, "opening", key=epoch.number.to_bytes(8, "big") + provider)
     stages = {each.stage for each in epoch.parts.values()}
     if epoch.state is EpochState.CHECKING and PartStage.SEALING not in stages:
         move_epoch(epoch, EpochState.OPENING)
@@ -362,12 +366,14 @@ def expire_openings(state: State, key: bytes) -> list[Effect]:
     note_facts(state, provider).withheld += 1
     effects: list[Effect] = []
     for order_hash in withheld:
-        effects += end_order(state, epoch, provider, order_hash, NOT_OPENED)
+        effects += end_order(
+            state, epoch, provider=provider, order_hash=order_hash, reason=NOT_OPENED
+        )
     return effects + close_openings(state, epoch, provider)
 
 
 def drop_order(
-    state: State, epoch: Epoch, provider: Address, order_hash: Hash32, reason: Reason
+    state: State, epoch: Epoch, *, provider: Address, order_hash: Hash32, reason: Reason
 ) -> list[Effect]:
     """Take a job that is cut off out of an epoch: nothing of it there is paid any more."""
     part = epoch.parts[provider]
@@ -377,7 +383,7 @@ def drop_order(
     effects: list[Effect] = []
     for lease in list_group(state, part, order_hash):
         if lease.state is LeaseState.FINISHED:
-            effects += reject_lease(state, part, lease, reason)
+            effects += reject_lease(state, lease, reason)
     for check in epoch.checks.values():
         is_of_it = check.provider == provider and check.order_hash == order_hash
         if is_of_it and check.state is not CheckState.DONE:

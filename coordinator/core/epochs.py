@@ -93,14 +93,14 @@ def _open_epoch(state: State) -> list[Effect]:
     )
     state.epochs[number] = epoch
     state.open_epochs.append(number)
-    set_timer(state, root_by, "root", _make_key(number))
+    set_timer(state, root_by, "root", key=_make_key(number))
     if state.pool:
         set_timer(state, next(iter(state.pool.values())) + state.settings.epoch_seconds, "pool")
     for order_hash in {state.leases[lease_id].order_hash: None for lease_id in chosen}:
         job = state.jobs[order_hash]
         job.epochs.append(number)
         count = sum(1 for lease_id in chosen if state.leases[lease_id].order_hash == order_hash)
-        write_log(state, job, "epoch-opened", f"epoch {number} over {count} receipts")
+        write_log(state, job, "epoch-opened", text=f"epoch {number} over {count} receipts")
     requests: list[Effect] = [request_root(epoch, provider) for provider in epoch.parts]
     return [*requests, DrawNonce(epoch=number)]
 
@@ -293,7 +293,9 @@ def take_seed(state: State, event: SeedFixed) -> bool:
             break
     else:
         epoch.problem = "the chain's seed is not what its rule gives"
-        set_timer(state, state.now + state.settings.retry_seconds, "chain", _make_key(event.epoch))
+        set_timer(
+            state, state.now + state.settings.retry_seconds, "chain", key=_make_key(event.epoch)
+        )
         return False
     epoch.seed, epoch.mix_hash, epoch.seed_nonces = event.seed, event.mix_hash, nonces
     epoch.seed_block, epoch.header_rlp, epoch.seed_tx = event.block, event.header_rlp, event.tx
@@ -317,7 +319,7 @@ def refuse_call(state: State, event: ChainRefused) -> list[Effect]:
     if event.call == "seed" and event.is_final:
         _dissolve(state, epoch)
         return []
-    set_timer(state, state.now + state.settings.retry_seconds, "chain", _make_key(event.epoch))
+    set_timer(state, state.now + state.settings.retry_seconds, "chain", key=_make_key(event.epoch))
     return []
 
 
@@ -369,7 +371,7 @@ def _log_for_jobs(state: State, epoch: Epoch, type_: str, text: str) -> None:
     for order_hash in orders:
         job = state.jobs[order_hash]
         if not job.is_over:
-            write_log(state, job, type_, text)
+            write_log(state, job, type_, text=text)
 
 
 def describe_missing_roots(epoch: Epoch) -> str:

@@ -65,7 +65,7 @@ def start_judging(state: State, epoch: Epoch, provider: Address) -> list[Effect]
             continue
         move_check(check, CheckState.SHOWN)
         check.deadline = Timestamp(state.now + state.settings.compare_seconds)
-        set_timer(state, check.deadline, "check", check.receipt_hash)
+        set_timer(state, check.deadline, "check", key=check.receipt_hash)
         effects.append(make_result_shown(state, check))
     return effects + judge_part(state, epoch, provider)
 
@@ -101,7 +101,7 @@ def list_sources(state: State, provider: Address) -> tuple[Multiaddr, ...]:
 
 def _start_fetch(state: State, lease: Lease) -> FetchOutput:
     lease.fetch_by = Timestamp(state.now + state.settings.fetch_seconds)
-    set_timer(state, lease.fetch_by, "fetch", lease.lease_id)
+    set_timer(state, lease.fetch_by, "fetch", key=lease.lease_id)
     return make_fetch(state, lease)
 
 
@@ -140,7 +140,7 @@ def miss_output(state: State, event: OutputMissing) -> list[Effect]:
     lease.fetch_attempts += 1
     if lease.fetch_attempts < state.settings.fetch_attempts_max:
         again = state.now + state.settings.retry_seconds
-        set_timer(state, again, "refetch", lease.lease_id)
+        set_timer(state, again, "refetch", key=lease.lease_id)
         return []
     lease.output_problem, lease.fetch_by = event.text or "missing", None
     return _judge_lease(state, lease)
@@ -201,7 +201,7 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
         state,
         state.jobs[check.order_hash],
         verdict.name.lower(),
-        message.evidence.comparison[:200],
+        text=message.evidence.comparison[:200],
         task=check.unit,
         actor=sender,
     )
@@ -259,7 +259,7 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
         return []
     if any(check.verdict is Verdict.MISMATCH for check in checks):
         note_facts(state, provider).forged += 1
-        return end_order(state, epoch, provider, order_hash, FORGED)
+        return end_order(state, epoch, provider=provider, order_hash=order_hash, reason=FORGED)
     leases = [le for le in list_open_leases(state, part) if le.order_hash == order_hash]
     if any(lease.fetch_by is not None for lease in leases):
         return []
@@ -268,7 +268,7 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
     effects: list[Effect] = []
     for lease in leases:
         if lease.lease_id in undecided:
-            effects += reject_lease(state, part, lease, INCONCLUSIVE)
+            effects += reject_lease(state, lease, INCONCLUSIVE)
         elif not lease.is_output_here:
             reason = Reason(
                 code="GM-6012",
@@ -276,7 +276,7 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
                 fault="provider",
             )
             note_facts(state, provider).withheld += 1
-            effects += reject_lease(state, part, lease, reason)
+            effects += reject_lease(state, lease, reason)
         else:
             _accept(state, part, lease)
     return effects
@@ -285,7 +285,7 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
 def _accept(state: State, part: Part, lease: Lease) -> None:
     job = state.jobs[lease.order_hash]
     move_lease(state, lease, LeaseState.ACCEPTED)
-    move_unit(state, job, job.units[lease.unit], UnitState.ACCEPTED)
+    move_unit(state, job, job.units[lease.unit], to=UnitState.ACCEPTED)
     facts = note_facts(state, lease.provider)
     facts.accepted += 1
     facts.earned = Amount(facts.earned + get_receipt(lease).body.price)
@@ -293,8 +293,11 @@ def _accept(state: State, part: Part, lease: Lease) -> None:
     write_log(state, job, "accepted", task=lease.unit, actor=lease.provider)
 
 
-def reject_lease(state: State, part: Part, lease: Lease, reason: Reason) -> list[Effect]:
+def reject_lease(state: State, lease: Lease, reason: Reason) -> list[Effect]:
     """End a finished lease of an epoch unpaid; its task waits again."""
+    if lease.epoch is None:
+        raise LocalProtocolError("a lease is rejected outside an epoch")
+    part = state.epochs[lease.epoch].parts[lease.provider]
     lease.fetch_by = None
     part.rejected.append(lease.lease_id)
     part.reason = part.reason or reason
@@ -302,7 +305,7 @@ def reject_lease(state: State, part: Part, lease: Lease, reason: Reason) -> list
 
 
 def end_order(
-    state: State, epoch: Epoch, provider: Address, order_hash: Hash32, reason: Reason
+    state: State, epoch: Epoch, *, provider: Address, order_hash: Hash32, reason: Reason
 ) -> list[Effect]:
     """Reject a provider's tasks of one job in an epoch and keep it away from that job."""
     part, job = epoch.parts[provider], state.jobs[order_hash]
@@ -314,7 +317,7 @@ def end_order(
     for lease_id in part.lease_ids:
         lease = state.leases[lease_id]
         if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
-            effects += reject_lease(state, part, lease, reason)
+            effects += reject_lease(state, lease, reason)
     return effects + _take_back(state, provider, order_hash, reason)
 
 

@@ -67,7 +67,7 @@ def decline_lease(state: State, sender: Address, message: messages.Declined) -> 
         return []
     text = f"declined: needs {message.need}, has {message.have}"
     reason = Reason(code=message.code, text=text[:TEXT_CHARACTERS_MAX], fault="none")
-    write_log(state, get_job(state, lease), "declined", text, task=lease.unit, actor=sender)
+    write_log(state, get_job(state, lease), "declined", text=text, task=lease.unit, actor=sender)
     end_lease(state, lease, reason)
     return []
 
@@ -87,7 +87,7 @@ def finish_lease(state: State, sender: Address, message: messages.UnitFinished) 
         start_lease(state, lease)
     job = get_job(state, lease)
     move_lease(state, lease, LeaseState.FINISHED)
-    move_unit(state, job, job.units[lease.unit], UnitState.FINISHED)
+    move_unit(state, job, job.units[lease.unit], to=UnitState.FINISHED)
     lease.receipt = message.receipt
     lease.duration_ms = message.duration_ms
     lease.finished_at = state.now
@@ -96,7 +96,7 @@ def finish_lease(state: State, sender: Address, message: messages.UnitFinished) 
         state,
         job,
         "finished",
-        f"in {message.duration_ms / 1000:.1f} s",
+        text=f"in {message.duration_ms / 1000:.1f} s",
         task=lease.unit,
         actor=sender,
     )
@@ -201,7 +201,7 @@ def start_lease(state: State, lease: Lease) -> None:
     job = get_job(state, lease)
     move_lease(state, lease, LeaseState.ACTIVE)
     lease.accepted_at = state.now
-    set_timer(state, lease.deadline, "lease", lease.lease_id)
+    set_timer(state, lease.deadline, "lease", key=lease.lease_id)
     if job.started_at is None:
         job.started_at = state.now
         state.touched[job.order_hash] = None
@@ -219,7 +219,7 @@ def end_lease(state: State, lease: Lease, reason: Reason) -> None:
     job, unit = get_job(state, lease), get_unit(state, lease)
     move_lease(state, lease, LeaseState.ENDED)
     lease.reason = reason
-    move_unit(state, job, unit, UnitState.WAITING)
+    move_unit(state, job, unit, to=UnitState.WAITING)
     if reason.fault == "provider" and lease.accepted_at is not None and lease.receipt is None:
         note_facts(state, lease.provider).lost += 1
     unit.avoided = {who: until for who, until in unit.avoided.items() if until > state.now}
@@ -256,7 +256,7 @@ def end_with_failure(
             state,
             state.now + state.settings.alone_seconds,
             "alone",
-            job.order_hash + unit.index.to_bytes(4, "big"),
+            key=job.order_hash + unit.index.to_bytes(4, "big"),
         )
     tries_max = min(job.spec.retry.attempts_max + 1, ATTEMPTS_MAX)
     if len({failure.provider for failure in blamed}) >= BLAMED_PROVIDERS_MIN:

@@ -107,11 +107,11 @@ def _propose(state: State, job: Job, unit: Unit, candidate: Candidate) -> Propos
     state.providers[lease.provider].lease_ids.append(lease.lease_id)
     unit.attempts += 1
     unit.lease_id = lease.lease_id
-    move_unit(state, job, unit, UnitState.LEASED)
-    set_timer(state, lease.accept_by, "accept", lease.lease_id)
+    move_unit(state, job, unit, to=UnitState.LEASED)
+    set_timer(state, lease.accept_by, "accept", key=lease.lease_id)
     price = format_amount(lease.price_per_device_hour)
     text = f"at {price} an hour, at most {format_amount(lease.price_max)}"
-    write_log(state, job, "leased", text, task=unit.index, actor=lease.provider)
+    write_log(state, job, "leased", text=text, task=unit.index, actor=lease.provider)
     return make_proposal(state, lease)
 
 
@@ -177,5 +177,5 @@ def give_up_alone(state: State, key: bytes) -> list[Effect]:
         blame = list_blames(unit)[-1].reason
         text = f"task {unit.index}: {blame.text}; no other provider fits to try it"
         return stop_job(state, job, Reason(code=blame.code, text=text, fault="requester"))
-    set_timer(state, state.now + state.settings.alone_seconds, "alone", key)
+    set_timer(state, state.now + state.settings.alone_seconds, "alone", key=key)
     return []

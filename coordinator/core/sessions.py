@@ -58,11 +58,11 @@ def restart(state: State, event: ProcessStarted) -> list[Effect]:
     for address, provider in state.providers.items():
         if provider.session:
             provider.session, provider.lost_at = 0, state.now
-        set_timer(state, state.now + grace, "lost-provider", address)
+        set_timer(state, state.now + grace, "lost-provider", key=address)
     for address, verifier in state.verifiers.items():
         if verifier.session:
             verifier.session, verifier.lost_at = 0, state.now
-        set_timer(state, state.now + grace, "lost-verifier", address)
+        set_timer(state, state.now + grace, "lost-verifier", key=address)
     return list_outstanding(state)
 
 
@@ -71,19 +71,19 @@ def _postpone(state: State, until: Timestamp) -> None:
         for lease in (state.leases[lease_id] for lease_id in provider.lease_ids):
             lease.accept_by = max(lease.accept_by, until)
             lease.deadline = max(lease.deadline, until)
-            set_timer(state, lease.accept_by, "accept", lease.lease_id)
-            set_timer(state, lease.deadline, "lease", lease.lease_id)
+            set_timer(state, lease.accept_by, "accept", key=lease.lease_id)
+            set_timer(state, lease.deadline, "lease", key=lease.lease_id)
     for epoch in (state.epochs[number] for number in state.open_epochs):
         number = epoch.number.to_bytes(8, "big")
         epoch.root_by = max(epoch.root_by, until)
-        set_timer(state, epoch.root_by, "root", number)
+        set_timer(state, epoch.root_by, "root", key=number)
         for address, part in epoch.parts.items():
             part.deadline = max(part.deadline, until)
-            set_timer(state, part.deadline, "opening", number + address)
+            set_timer(state, part.deadline, "opening", key=number + address)
         for check in epoch.checks.values():
             if check.deadline is not None:
                 check.deadline = max(check.deadline, until)
-                set_timer(state, check.deadline, "check", check.receipt_hash)
+                set_timer(state, check.deadline, "check", key=check.receipt_hash)
 
 
 # ---- providers -----------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _reconcile(state: State, event: ProviderJoined) -> list[Effect]:
         lease = state.leases[lease_id]
         if lease.state is LeaseState.PROPOSED:
             lease.accept_by = Timestamp(state.now + state.settings.accept_seconds)
-            set_timer(state, lease.accept_by, "accept", lease_id)
+            set_timer(state, lease.accept_by, "accept", key=lease_id)
             if lease_id in running:
                 start_lease(state, lease)
         elif lease.state is LeaseState.ACTIVE and lease_id not in running:
@@ -167,7 +167,7 @@ def leave_provider(state: State, event: ProviderLeft) -> list[Effect]:
     if provider is None or provider.session != event.session:
         return []
     provider.session, provider.lost_at = 0, state.now
-    set_timer(state, state.now + state.settings.grace_seconds, "lost-provider", event.provider)
+    set_timer(state, state.now + state.settings.grace_seconds, "lost-provider", key=event.provider)
     return []
 
 
@@ -230,7 +230,7 @@ def leave_verifier(state: State, event: VerifierLeft) -> list[Effect]:
     if verifier is None or verifier.session != event.session:
         return []
     verifier.session, verifier.lost_at = 0, state.now
-    set_timer(state, state.now + state.settings.grace_seconds, "lost-verifier", event.verifier)
+    set_timer(state, state.now + state.settings.grace_seconds, "lost-verifier", key=event.verifier)
     return []
 
 

@@ -199,7 +199,7 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
     record.problem = ""
     amount = format_money(sum(lane.amount for lane in record.batch.lanes))
     text = f"{amount} in {len(record.batch.lanes)} lanes, block {event.block}"
-    write_log(state, job, "posted", text, actor=state.settings.coordinator)
+    write_log(state, job, "posted", text=text, actor=state.settings.coordinator)
     return _end_if_posted(state, job)
 
 
@@ -210,17 +210,17 @@ def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
         return []
     job = state.jobs[event.order_hash]
     if record.problem != event.text:
-        write_log(state, job, "chain-refused", f"batch: {event.text}")
+        write_log(state, job, "chain-refused", text=f"batch: {event.text}")
     record.problem = event.text
     if not event.is_final:
         key = event.order_hash + event.part.to_bytes(4, "big")
-        set_timer(state, state.now + state.settings.retry_seconds, "batch", key)
+        set_timer(state, state.now + state.settings.retry_seconds, "batch", key=key)
         return []
     record.is_refused = True
     job.outcome = JobState.FAILED
     fault: Fault = "requester" if event.code == "GM-3011" else "chain"
     text = f"the batch cannot be posted: {event.text}"
-    job.reason = job.reason or Reason(code=event.code, text=text, fault=fault)
+    job.reason = Reason(code=event.code, text=text, fault=fault)
     return _end_if_posted(state, job)
 
 
@@ -272,7 +272,9 @@ def cut_off(state: State, key: bytes) -> list[Effect]:
     for number in job.epochs:
         epoch = state.epochs[number]
         for provider in list(epoch.parts):
-            effects += drop_order(state, epoch, provider, job.order_hash, _CUT_OFF)
+            effects += drop_order(
+                state, epoch, provider=provider, order_hash=job.order_hash, reason=_CUT_OFF
+            )
     for lease_id in list(state.pool):
         lease = state.leases[lease_id]
         if lease.order_hash == job.order_hash and lease.state is LeaseState.FINISHED:

@@ -303,7 +303,7 @@ class State(msgspec.Struct, kw_only=True):
     """A heap of (when, kind, key). A timer whose cause is gone does nothing when it fires."""
 
 
-def set_timer(state: State, at: int, kind: str, key: bytes = b"") -> None:
+def set_timer(state: State, at: int, kind: str, *, key: bytes = b"") -> None:
     """Ask to be woken at a time; `decide.py` names what each kind does."""
     heapq.heappush(state.timers, (at, kind, key))
 
@@ -312,8 +312,8 @@ def write_log(
     state: State,
     job: Job,
     type_: str,
-    text: str = "",
     *,
+    text: str = "",
     task: int | None = None,
     actor: Address | None = None,
     reason: Reason | None = None,
@@ -344,7 +344,7 @@ def move_job(state: State, job: Job, to: JobState) -> None:
     write_log(state, job, to.value, reason=job.reason if to in ENDS else None)
 
 
-def move_unit(state: State, job: Job, unit: Unit, to: UnitState) -> None:
+def move_unit(state: State, job: Job, unit: Unit, *, to: UnitState) -> None:
     """Change a unit's state as `NEXT_UNIT` allows, and the job's counts with it."""
     if to not in NEXT_UNIT[unit.state]:
         raise LocalProtocolError(f"a unit cannot go from {unit.state.value} to {to.value}")

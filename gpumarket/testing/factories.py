@@ -370,4 +370,4 @@ def make_attestation(evidence: Evidence | None = None, **changes: Any) -> Attest
 
 def change(value: T, **changes: Any) -> T:
     """Return a value with some fields changed and everything else as it was."""
-    return msgspec.structs.replace(value, **changes)  # type: ignore[type-var]
+    return msgspec.structs.replace(value, **changes)  # type: ignore[type-var]  # any struct

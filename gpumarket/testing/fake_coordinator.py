@@ -138,13 +138,15 @@ class FakeCoordinator:
         order = verify(signed, self.domain).body
         check_order_fits(order, spec, now=Timestamp(int(time.time())))
         for cid in (spec.image.archive, *(each.cid for each in spec.inputs)):
-            for _ in walk_blocks(parse_cid(cid), self.get_block):
-                pass
+            for each in walk_blocks(parse_cid(cid), self.get_block):
+                self.get_block(each)
         if key in self.answers:
             return self.jobs[self.answers[key]]
         self.orders.append(signed)
         order_hash = order.compute_struct_hash()
-        job = make_job(make_job_id(order_hash), spec, order, self.state_after_submit)
+        job = make_job(
+            make_job_id(order_hash), spec=spec, order=order, state=self.state_after_submit
+        )
         self.answers[key] = job["id"]
         self.jobs[job["id"]] = job
         return job
@@ -157,7 +159,7 @@ class FakeCoordinator:
         return found[0]
 
 
-def make_job(job_id: str, spec: JobSpec, order: Order, state: str) -> dict[str, Any]:
+def make_job(job_id: str, *, spec: JobSpec, order: Order, state: str) -> dict[str, Any]:
     """Describe a job as `/v1/jobs/{id}` does, with all its tasks accepted."""
     return {
         "id": job_id,

@@ -1,0 +1,265 @@
+"""Whatever happens in whatever order, the coordinator keeps its invariants and comes to an end."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from coordinator.core import effects, events
+from coordinator.core.decide import CoordinatorState, make_state
+from coordinator.core.lifecycle import JobState, UnitState
+from coordinator.core.reporting import describe_next
+from coordinator.core.settling import compute_money
+from gpumarket.protocol.job import Limits, Retry, VerifyPolicy
+from gpumarket.testing.factories import ANYWHERE, make_address, make_hash, make_reason, make_spec
+from tests.coordinator_market import Market, make_settings, refuse_chain
+
+PROVIDERS = ("provider-1", "provider-2", "provider-3")
+VERIFIERS = ("verifier-1", "verifier-2")
+PICK = st.integers(min_value=0, max_value=50)
+HONEST = {
+    "forges": frozenset(),
+    "fails": None,
+    "opens": True,
+    "signs_roots": True,
+    "has_outputs": True,
+    "declines": False,
+}
+CHEATS = st.sampled_from(
+    [
+        {},
+        {},
+        {},
+        {"forges": frozenset({1})},
+        {"forges": frozenset(range(9))},
+        {"fails": make_reason()},
+        {"fails": make_reason(code="GM-5201", fault="provider")},
+        {"opens": False},
+        {"signs_roots": False},
+        {"has_outputs": False},
+        {"declines": True},
+    ]
+)
+"""Ways to be no honest provider; none is the most usual."""
+MODES = st.sampled_from(["sample", "sample", "full", "none"])
+TWO_DAYS = 2 * 86_400
+CHAIN_CALLS = (effects.CommitEpoch, effects.FixSeed, effects.PostBatch)
+LOSABLE = (effects.SendMessage, effects.ProposeLease, effects.CloseSession)
+
+
+class CoordinatorMachine(RuleBasedStateMachine):
+    """Joins, losses, repeats, delays, cheats and crashes in any order hypothesis can think of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.market = Market(epoch_seconds=20, grace_seconds=10)
+        self.submitted = 0
+        self.forgers: set[str] = set()
+
+    @initialize(cheats=CHEATS, units=st.integers(min_value=2, max_value=8), mode=MODES)
+    def start(self, cheats, units, mode) -> None:
+        market = self.market
+        market.post(events.ProcessStarted(at=market.now, sources=(ANYWHERE,)))
+        for name, cheat in zip(PROVIDERS, ({}, {}, cheats), strict=True):
+            self.join(name, cheat)
+        market.join_verifier(VERIFIERS[0])
+        self.submit_job(make_spec(units=units, verify=VerifyPolicy(mode=mode)))
+
+    def submit_job(self, spec, **changes) -> None:
+        self.submitted += 1
+        values = {
+            "nonce": make_hash(f"nonce {self.submitted}"),
+            "settle_by": self.market.now + 4_000,
+            "expiry": self.market.now + 8_000,
+        }
+        self.market.post(self.market.make_submission(spec, **(values | changes)))
+
+    # ---- who comes and goes ------------------------------------------------------------
+
+    @rule(name=st.sampled_from(PROVIDERS), cheats=CHEATS)
+    def join_again(self, name, cheats) -> None:
+        self.join(name, cheats)
+
+    def join(self, name, cheats) -> None:
+        if "forges" in cheats:
+            self.forgers.add(name)
+        self.market.join(name, **(HONEST | cheats))
+
+    @rule(name=st.sampled_from(PROVIDERS), forgets=st.booleans())
+    def leave(self, name, forgets) -> None:
+        provider = self.market.providers.get(make_address(name))
+        if provider is not None:
+            self.market.leave(name)
+            if forgets:
+                provider.leases.clear()
+                provider.receipts.clear()
+
+    @rule(name=st.sampled_from(VERIFIERS), is_silent=st.sampled_from([False, False, True]))
+    def join_verifier(self, name, is_silent) -> None:
+        self.market.join_verifier(name, is_silent=is_silent, is_mute_when_shown=is_silent)
+
+    @rule(name=st.sampled_from(VERIFIERS))
+    def leave_verifier(self, name) -> None:
+        if make_address(name) in self.market.verifiers:
+            self.market.leave_verifier(name)
+
+    @precondition(lambda self: self.submitted < 3)
+    @rule(
+        units=st.integers(min_value=1, max_value=6),
+        mode=MODES,
+        attempts_max=st.integers(min_value=0, max_value=5),
+        queue_seconds=st.sampled_from([30, 1_800, 1_800]),
+        wait=st.sampled_from([0, 60]),
+    )
+    def submit(self, units, mode, attempts_max, queue_seconds, wait) -> None:
+        spec = make_spec(
+            units=units,
+            verify=VerifyPolicy(mode=mode),
+            retry=Retry(attempts_max=attempts_max),
+            limits=Limits(queue_seconds=queue_seconds, run_seconds=600),
+        )
+        self.submit_job(spec, wait=wait)
+
+    @rule(pick=st.integers(min_value=0, max_value=9))
+    def cancel(self, pick) -> None:
+        # One pick in five or so: a cancelled job teaches less than one that goes on.
+        jobs = dict(enumerate(self.market.state.jobs, start=8))
+        if pick in jobs:
+            self.market.post(events.JobCancelled(at=self.market.now, order_hash=jobs[pick]))
+
+    @rule(balance=st.sampled_from([0, 10**9]))
+    def see_escrow(self, balance) -> None:
+        self.market.post(
+            events.EscrowSeen(
+                at=self.market.now,
+                requester=make_address("requester"),
+                balance=balance,
+                block=self.market.chain.block,
+            )
+        )
+
+    # ---- what reaches whom -------------------------------------------------------------
+
+    @precondition(lambda self: self.market.todo)
+    @rule(pick=PICK, loses=st.sampled_from([False, False, False, True]))
+    def perform(self, pick, loses) -> None:
+        todo = self.market.todo
+        effect = todo.pop(pick % len(todo))
+        if not (loses and isinstance(effect, LOSABLE)):
+            self.market.perform(effect)
+
+    @precondition(lambda self: self.market.todo)
+    @rule(pick=PICK, is_final=st.booleans())
+    def refuse(self, pick, is_final) -> None:
+        calls = [effect for effect in self.market.todo if isinstance(effect, CHAIN_CALLS)]
+        if calls:
+            effect = calls[pick % len(calls)]
+            self.market.todo.remove(effect)
+            self.market.post(refuse_chain(effect, self.market.now, is_final=is_final))
+
+    @precondition(lambda self: self.market.inbox)
+    @rule(pick=PICK, repeats=st.booleans())
+    def deliver(self, pick, repeats) -> None:
+        inbox = self.market.inbox
+        event = inbox[pick % len(inbox)] if repeats else inbox.pop(pick % len(inbox))
+        self.market.deliver(event)
+
+    @precondition(lambda self: self.market.posted)
+    @rule(pick=st.integers(min_value=0))
+    def repeat_something_old(self, pick) -> None:
+        said = [e for e in self.market.posted if isinstance(e, events.MessageReceived)]
+        if said:
+            self.market.deliver(said[pick % len(said)])
+
+    @precondition(lambda self: self.market.posted)
+    @rule(pick=st.integers(min_value=0), name=st.sampled_from(PROVIDERS + VERIFIERS))
+    def speak_for_another(self, pick, name) -> None:
+        said = [e for e in self.market.posted if isinstance(e, events.MessageReceived)]
+        if said:
+            event = said[pick % len(said)]
+            before = msgspec.msgpack.encode(self.market.state)
+            if event.sender != make_address(name):
+                timeless = msgspec.structs.replace(
+                    event, sender=make_address(name), at=self.market.state.now
+                )
+                self.market.post(timeless)
+                assert msgspec.msgpack.encode(self.market.state) == before
+
+    @rule(steps=st.integers(min_value=1, max_value=60))
+    def play_on(self, steps) -> None:
+        self.play(steps)
+
+    @rule(steps=st.integers(min_value=5, max_value=60))
+    def play_on_again(self, steps) -> None:
+        self.play(steps)
+
+    def play(self, steps) -> None:
+        for _ in range(steps):
+            if self.market.todo:
+                self.market.perform(self.market.todo.pop(0))
+            elif self.market.inbox:
+                self.market.deliver(self.market.inbox.pop(0))
+
+    @rule(seconds=st.sampled_from([1, 1, 5, 12, 40, 700]))
+    def wait(self, seconds) -> None:
+        self.market.wait(seconds)
+
+    @rule()
+    def restart(self) -> None:
+        self.market.restart()
+
+    # ---- what must hold ----------------------------------------------------------------
+
+    @invariant()
+    def somebody_must_act_on_every_job(self) -> None:
+        state = self.market.state
+        for job in state.jobs.values():
+            step = describe_next(state, job)
+            assert (step.actor == "nobody") is job.is_over
+
+    @invariant()
+    def money_moves_only_as_ordered(self) -> None:
+        self.market.chain.sum_paid()
+        for posted in self.market.chain.batches:
+            order = self.market.state.jobs[posted.order_hash].order.body
+            total = sum(lane.amount for lane in posted.batch.lanes)
+            assert total <= order.compute_exposure()
+
+    def teardown(self) -> None:
+        """After all that, honest people and time bring every job to its end."""
+        market = self.market
+        for name in PROVIDERS:
+            market.join(name, **HONEST)
+        for name in VERIFIERS:
+            market.join_verifier(name, is_silent=False, is_mute_when_shown=False)
+        market.run(seconds_max=TWO_DAYS)
+        for job in market.state.jobs.values():
+            money = compute_money(market.state, job)
+            assert job.is_over, describe_next(market.state, job)
+            assert money.locked == 0 and money.spent + money.returned == money.exposure
+            if job.state is JobState.SETTLED:
+                assert job.counts[UnitState.ACCEPTED] == len(job.units)
+            else:
+                assert job.reason is not None
+        assert not market.state.open_epochs and not market.state.pool
+        spent = sum(compute_money(market.state, j).spent for j in market.state.jobs.values())
+        assert sum(market.chain.sum_paid().values()) == spent
+        for name in set(PROVIDERS) - self.forgers:
+            standing = market.state.standings.get(make_address(name))
+            assert standing is None or not any(day.forged for day in standing.days)
+        self.check_replay()
+
+    def check_replay(self) -> None:
+        """The same events give the same state, byte for byte."""
+        replayed = make_state(make_settings(epoch_seconds=20, grace_seconds=10))
+        for event in self.market.posted:
+            data = msgspec.msgpack.encode(event)
+            replayed.decide(msgspec.msgpack.decode(data, type=events.EVENT))
+        assert msgspec.msgpack.encode(replayed) == msgspec.msgpack.encode(self.market.state)
+        assert isinstance(replayed, CoordinatorState)
+
+
+TestCoordinatorMachine = CoordinatorMachine.TestCase
+TestCoordinatorMachine.settings = settings(max_examples=60, stateful_step_count=60)
