@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +32,12 @@ from gpumarket.adapters.container_options import (
     LABEL_OWNER,
     build_container_options,
     build_host_config,
+)
+from gpumarket.adapters.engine_socket import (
+    check_engine_listens,
+    no_engine_answers,
+    open_output_stream,
+    read_frames,
 )
 from gpumarket.adapters.execution import Limits, OnOutput, RunRequest, RunResult, SandboxFacts
 from gpumarket.adapters.images import (
@@ -64,9 +67,6 @@ TAIL_BYTES_MAX: Final = 64 << 10
 FORWARDED_BYTES_MAX: Final = 4 << 20
 KNOWN_IMAGES_MAX: Final = 256
 WATCH_SECONDS: Final = 0.1
-FRAME_HEADER_BYTES: Final = 8
-STDERR_FRAME: Final = 2
-CHUNK_BYTES_MAX: Final = 64 << 10
 
 
 class DockerSandbox:
@@ -88,7 +88,7 @@ class DockerSandbox:
         self.slots = trio.CapacityLimiter(CONTAINERS_MAX)
         self.limiter = trio.CapacityLimiter(2 * CONTAINERS_MAX)
         self.image_env: dict[str, tuple[str, ...]] = {}
-        settings = {"base_url": DEFAULT_ENGINE_URL, **kwargs_from_env()}
+        settings: dict[str, Any] = {"base_url": DEFAULT_ENGINE_URL, **kwargs_from_env()}
         check_engine_listens(settings["base_url"])
         with engine_errors():
             self.engine = docker.APIClient(**settings, version="auto", timeout=CALL_SECONDS_MAX)
@@ -417,26 +417,6 @@ class Following:
         )
 
 
-def open_output_stream(engine: docker.APIClient, name: str) -> BufferedReader:
-    """Attach to a container that is not started yet, so that no output is missed."""
-    connection = engine.attach_socket(name, params={"stdout": 1, "stderr": 1, "stream": 1})
-    # Our own handle: the library's has a time limit that a silent job would run into, and is
-    # closed only when it is collected.
-    with socket.socket(fileno=os.dup(connection.fileno())) as stream:
-        connection._response.close()
-        stream.settimeout(None)
-        return stream.makefile("rb")
-
-
-def read_frames(output: BufferedReader) -> Iterator[tuple[str, bytes]]:
-    """Yield (stdout or stderr, chunk) from the engine's multiplexed stream until it ends."""
-    while len(header := output.read(FRAME_HEADER_BYTES)) == FRAME_HEADER_BYTES:
-        left = int.from_bytes(header[4:], "big")
-        while left > 0 and (chunk := output.read1(min(left, CHUNK_BYTES_MAX))):
-            left -= len(chunk)
-            yield ("stderr" if header[0] == STDERR_FRAME else "stdout"), chunk
-
-
 def compute_wall_ms(state: Mapping[str, Any]) -> int:
     """Compute how long a container ran from the engine's own times, in milliseconds."""
     started, finished = (
@@ -468,34 +448,3 @@ def engine_errors() -> Iterator[None]:
         OSError,
     ) as error:
         raise no_engine_answers(str(error)) from error
-
-
-def check_engine_listens(url: str) -> None:
-    """
-    Tell an engine that is not there (GM-2101) from one that this user may not use (GM-2102).
-
-    Asked before the library connects, which says the same of both and leaves its socket open.
-    """
-    path = url.partition("unix://")[2]
-    if not path:
-        return  # over TCP there is nothing to tell apart
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(path)
-        except PermissionError as error:
-            raise SandboxError(
-                "this user may not use Docker", code="GM-2102", why=str(error), fault="provider"
-            ) from error
-        except OSError as error:
-            raise no_engine_answers(f"{path}: {error.strerror}") from error
-
-
-def no_engine_answers(why: str) -> SandboxError:
-    """Make the error for a machine without an engine."""
-    return SandboxError(
-        "no Docker engine answers",
-        code="GM-2101",
-        why=why[:500],
-        hints=("scripts/install-docker",),
-        fault="provider",
-    )
