@@ -337,17 +337,27 @@ class FactWriter:
         )
 
 
-def make_settled_job(maker: ProofMaker | None = None) -> tuple[ProofOfExecution, list[Fact]]:
-    """Return an honest proof and all events of its chain."""
-    maker, writer = maker or ProofMaker(), FactWriter()
-    _write_parties(writer, maker)
-    epochs = [
+def make_epochs(maker: ProofMaker) -> tuple[EpochProof, ...]:
+    """Return the proofs of both epochs."""
+    return tuple(
         maker.make_epoch(index, make_header(block + SEED_DELAY))
         for index, block in enumerate(COMMIT_BLOCKS)
-    ]
+    )
+
+
+def make_settled_job(
+    maker: ProofMaker | None = None,
+    *,
+    epochs: Sequence[EpochProof] | None = None,
+    batch: Batch | None = None,
+) -> tuple[ProofOfExecution, list[Fact]]:
+    """Return a proof and all events of its chain; honest but for `epochs` or `batch`."""
+    maker, writer = maker or ProofMaker(), FactWriter()
+    _write_parties(writer, maker)
+    epochs = make_epochs(maker) if epochs is None else epochs
     for block, epoch in zip(COMMIT_BLOCKS, epochs, strict=True):
         writer.write_commit(block, epoch)
-    batch = maker.make_batch(epochs)
+    batch = maker.make_batch(epochs) if batch is None else batch
     posted = writer.write_batch(BATCH_BLOCK, batch, sequence=0)
     writer.write(
         BATCH_BLOCK + 1, "Claimed", payee=make_address("provider-1"), payout=bytes(20), amount=1
