@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gpumarket.jobfile import InvalidJobFile, JobFile, Mistake
@@ -130,21 +131,21 @@ def find_contradictions(job: JobFile) -> list[Mistake]:
             found.append(job.make_mistake(code, pointer, error.message))
 
     resources = document["resources"]
-    attempt(("resources", "gpu"), lambda: parse_gpu(resources["gpu"]))
+    attempt(("resources", "gpu"), partial(parse_gpu, resources["gpu"]))
     for key in ("cpu", "memory", "disk", "shm"):
         if key in resources:
-            attempt(("resources", key), lambda key=key: _read_need(key, resources[key]))  # type: ignore[misc]
+            attempt(("resources", key), partial(_read_need, key, resources[key]))
     for key in ("max", "max_per_gpu_hour"):
         if key in document["budget"]:
-            attempt(("budget", key), lambda key=key: parse_money(document["budget"][key]))  # type: ignore[misc]
-    attempt(("verify",), lambda: _resolve_verify(document.get("verify", {})))
-    attempt(("limits",), lambda: _resolve_limits(document.get("limits", {})))
-    attempt(("placement",), lambda: _resolve_placement(document))
-    attempt(("image",), lambda: _check_image(document))
+            attempt(("budget", key), partial(parse_money, document["budget"][key]))
+    attempt(("verify",), partial(_resolve_verify, document.get("verify", {})))
+    attempt(("limits",), partial(_resolve_limits, document.get("limits", {})))
+    attempt(("placement",), partial(_resolve_placement, document))
+    attempt(("image",), partial(_check_image, document))
     for index, argument in enumerate(document["command"]):
-        attempt(("command", index), lambda text=argument: _check_length(text))  # type: ignore[misc]
+        attempt(("command", index), partial(_check_length, argument))
     for index, output in enumerate(document.get("outputs", ())):
-        attempt(("outputs", index), lambda output=output: _resolve_output(output))  # type: ignore[misc]
+        attempt(("outputs", index), partial(_resolve_output, output))
     found += _find_input_mistakes(job)
     found += _find_split_mistakes(job)
     return found

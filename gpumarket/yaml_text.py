@@ -8,12 +8,15 @@ are special. Aliases are refused because a few of them expand into gigabytes.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
 Pointer = tuple[str | int, ...]
 """Where a value stands: keys and list indexes from the top."""
+
+DEPTH_MAX = 32
+"""Levels of lists and fields; a job file needs six."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _SCALARS = (
@@ -36,18 +39,33 @@ class YamlMistake(Exception):
 class _Loader(yaml.SafeLoader):
     """Composes nodes with our scalars and without aliases."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise YamlMistake(mark.line + 1, "aliases (*name) are not used in job files")
-        return super().compose_node(parent, index)
+            raise YamlMistake(self._find_line(), "aliases (*name) are not used in job files")
+        if self._depth == DEPTH_MAX:
+            raise YamlMistake(
+                self._find_line(), f"the file nests more than {DEPTH_MAX} levels deep"
+            )
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def _find_line(self) -> int:
+        loader: Any = self  # the stubs leave `peek_event` untyped
+        line: int = loader.peek_event().start_mark.line
+        return line + 1
 
     def construct_yaml_float(self, node: Any) -> float:
         return float(self.construct_scalar(node))
 
 
+_Loader.yaml_implicit_resolvers = {}  # of our own: the class above has YAML 1.1's
 for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_PREFIX + _name, re.compile(_pattern), list(_first))
 _Loader.add_constructor(_PREFIX + "float", _Loader.construct_yaml_float)
@@ -74,8 +92,6 @@ class YamlText:
             ) from error
         except (yaml.YAMLError, ValueError, TypeError) as error:
             raise YamlMistake(1, str(error).split("\n")[0]) from error
-        except RecursionError as error:
-            raise YamlMistake(1, "the file nests too deep") from error
         finally:
             loader.dispose()
         if self._root is not None:

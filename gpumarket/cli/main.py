@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -70,8 +70,8 @@ class LazyGroup(click.Group):
         place = COMMANDS.get(cmd_name)
         if place is not None:
             module, _, name = place.target.partition(":")
-            found: Any = getattr(import_module(module), name)
-            return found  # type: ignore[no-any-return]
+            found: click.Command = getattr(import_module(module), name)
+            return found
         return _find_role_command(cmd_name) if cmd_name in ROLE_COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

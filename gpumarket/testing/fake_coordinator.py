@@ -270,8 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = 0
         for event in fake.events:
-            if event["id"] <= after:
-                continue
+            if event["id"] < after:
+                continue  # the last one is told again: a client must not count on `exactly once`
             if fake.cut_stream_after and sent == fake.cut_stream_after:
                 break
             line = f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"

@@ -93,7 +93,7 @@ def test_one_mistake_is_told_in_one_sentence_with_its_line() -> None:
         ("version: 1\nversion: 1\n", 2, "appears twice"),
         ("a: &x 1\nb: *x\n", 2, "aliases"),
         ("a: !!python/object:os.system x\n", 1, "tag"),
-        ("[" * 5000, 1, "too deep"),
+        ("[" * 5000, 1, "levels deep"),
         ("\tversion: 1\n", 1, ""),
         ("? [a, b]\n: 1\n", 1, "unhashable"),
     ],
