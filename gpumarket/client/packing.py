@@ -13,6 +13,7 @@ import os
 import stat
 import tarfile
 import zlib
+import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ MANIFEST_BYTES_MAX: Final = 2**20
 TEXT_BYTES_MAX: Final = 2**36
 """The longest text, unpacked, whose lines are counted."""
 _GZIP_WBITS: Final = 31
+GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_WINDOW: Final = 31
+"""zlib's way to say: gzip, largest window."""
 DIGEST_RECORD = "image.json"
 """What image builders leave beside an archive; its `config_digest` must be the archive's."""
 
@@ -48,7 +52,7 @@ class Packed:
     total_bytes: int
     file_count: int
     line_count: int | None
-    """Lines of all files together, a last one without its newline counted; None if not counted."""
+    """Lines of all files together, of gzip files those of their text; None if not counted."""
 
     @property
     def cid(self) -> Cid:
@@ -195,6 +199,51 @@ def _walk_file(path: Path, counts: _Counts) -> Generator[Block, None, Entry]:
     counts.lines += counter.finish()
     assert builder.root is not None
     return builder.root
+
+
+class _LineCounter:
+    """
+    Counts the lines of one file; those of a gzip file are the lines of its text.
+
+    Holds one piece at a time, however far the text unpacks.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = b"\n"
+        self._unzip: _Unzip | None = None
+        self._is_first = True
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes of the file."""
+        if self._is_first:
+            self._is_first = False
+            self._unzip = _Unzip() if piece.startswith(GZIP_MAGIC) else None
+        for text in (piece,) if self._unzip is None else self._unzip.feed(piece):
+            self._count += text.count(b"\n")
+            self._last = text[-1:] or self._last
+
+    def finish(self) -> int:
+        """Return the count; a last line without its newline is one too."""
+        return self._count + (self._last != b"\n")
+
+
+class _Unzip:
+    """Unpacks gzip piece by piece, members one after another."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(GZIP_WINDOW)
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Yield the text of the next bytes; raises `InvalidInput` where they are not gzip."""
+        try:
+            while piece:
+                if self._member.eof:
+                    self._member = zlib.decompressobj(GZIP_WINDOW)
+                yield self._member.decompress(piece, READ_BYTES)
+                piece = self._member.unconsumed_tail or self._member.unused_data
+        except zlib.error as error:
+            raise InvalidInput(f"not a whole gzip file: {error}", code="GM-6011") from error
 
 
 @contextmanager

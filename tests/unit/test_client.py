@@ -1,6 +1,7 @@
 """The client checks what it can, resumes what breaks, and never promises more than the budget."""
 
 import asyncio
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,16 @@ def test_lines_are_counted_with_a_last_one_that_has_no_end(tmp_path: Path) -> No
         path = tmp_path / "lines.txt"
         path.write_text(text)
         assert pack(path, count_lines=True).line_count == lines
+
+
+def test_the_lines_of_a_gzip_file_are_those_of_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "lines.gz"
+    text = b"line\n" * 600_000 + b"last"
+    path.write_bytes(gzip.compress(text) + gzip.compress(b" of two members\n"))
+    assert pack(path, count_lines=True).line_count == 600_001
+    path.write_bytes(gzip.compress(text)[:-400] + b"x" * 400)
+    with pytest.raises(InvalidInput):
+        pack(path, count_lines=True)
 
 
 def test_a_link_inside_a_folder_is_refused(tmp_path: Path) -> None:
