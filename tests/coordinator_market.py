@@ -280,6 +280,7 @@ class Market:
         self.closed: list[effects.CloseSession] = []
         self.sessions = 0
         self.posted: list[events.Event] = []
+        self.post(events.ProcessStarted(at=self.now, sources=()))
 
     # ---- the runtime -------------------------------------------------------------------
 
