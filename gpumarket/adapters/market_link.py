@@ -155,7 +155,7 @@ class MarketLink:
             self._network,
             address,
             SESSION_PROTOCOL,
-            converse,
+            on_session=converse,
             draw_jitter=self._draw_jitter,
             backoff=self._backoff,
         )

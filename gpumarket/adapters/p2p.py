@@ -223,8 +223,7 @@ class _LibNode:
         share the port with the next host and take every other connection of it.
         """
         for listener in self._swarm.listeners.values():
-            with trio.CancelScope(shield=True), trio.move_on_after(ABORT_SECONDS_MAX):
-                await listener.close()
+            await _close_shielded(listener.close)
         for connection in self._swarm.get_connections():
             await _abort_connection(connection)
 
@@ -369,8 +368,7 @@ def _guard_streams(swarm: Any, limits: NetworkLimits) -> None:
             # A guard; trio.Cancelled is no Exception and passes, also out of a group.
             except* Exception as group:
                 log.warn("a stream handler failed", peer=peer_id, error=find_cause(group))
-                with trio.CancelScope(shield=True), trio.move_on_after(ABORT_SECONDS_MAX):
-                    await _Stream(stream).reset()
+                await _close_shielded(_Stream(stream).reset)
 
     swarm.set_stream_handler(handle)
 
@@ -384,11 +382,15 @@ def _guard_upgrades(swarm: Any, limits: NetworkLimits) -> None:
         ip = (raw.get_remote_address() or ("",))[0]
         if pending_of[ip] >= limits.pending_connections_per_ip_max:
             raise SwarmException("too many handshakes from one IP")
-        with counted(pending_of, ip):
-            muxed = await inner(raw, address)
-        # libp2p holds the inbound slot until the host stops, unless this raises.
-        await muxed.event_closed.wait()
-        raise SwarmException("the connection is over")
+        try:
+            with counted(pending_of, ip):
+                muxed = await inner(raw, address)
+            # libp2p holds the inbound slot until the host stops, unless this raises.
+            await muxed.event_closed.wait()
+            raise SwarmException("the connection is over")
+        finally:
+            # When it is cancelled libp2p forgets the socket.
+            await _close_shielded(raw.close)
 
     swarm.upgrade_inbound_raw_conn = upgrade
 
@@ -448,14 +450,19 @@ def _guard_gossip(pubsub: Any, limits: NetworkLimits) -> None:
 
 async def _abort_connection(connection: Any) -> None:
     """Close the socket first: a goodbye to a frozen peer would wait for ever behind a full pipe."""
-    for close in (connection.muxed_conn.secured_conn.close, connection.close):
-        # A connection that is broken already raises whatever broke it.
-        with (
-            trio.CancelScope(shield=True),
-            trio.move_on_after(ABORT_SECONDS_MAX),
-            contextlib.suppress(Exception),
-        ):
-            await close()
+    await _close_shielded(connection.muxed_conn.secured_conn.close)
+    await _close_shielded(connection.close)
+
+
+async def _close_shielded(close: Callable[[], Awaitable[None]]) -> None:
+    """Close something even while being cancelled, without waiting for ever."""
+    with (
+        trio.CancelScope(shield=True),
+        trio.move_on_after(ABORT_SECONDS_MAX),
+        # What is broken already raises whatever broke it.
+        contextlib.suppress(Exception),
+    ):
+        await close()
 
 
 @contextlib.contextmanager

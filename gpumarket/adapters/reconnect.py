@@ -43,8 +43,8 @@ async def keep_session(
     dialer: Dialer,
     address: str,
     protocol: str,
-    on_session: Callable[[Session], Awaitable[None]],
     *,
+    on_session: Callable[[Session], Awaitable[None]],
     draw_jitter: Callable[[], float],
     backoff: Backoff | None = None,
 ) -> None:

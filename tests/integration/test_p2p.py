@@ -306,7 +306,7 @@ async def test_a_kept_session_is_dialed_again_until_cancelled() -> None:
                     network,
                     peer.address,
                     ECHO,
-                    talk,
+                    on_session=talk,
                     draw_jitter=lambda: 0.0,
                     backoff=Backoff(first_seconds=0.1, seconds_max=0.4),
                 )
@@ -420,4 +420,5 @@ def kill_host(network: PeerNetwork) -> None:
     async def fail() -> None:
         raise RuntimeError("a bug in libp2p")
 
-    network._node._swarm.manager.run_task(fail)  # type: ignore[union-attr]
+    node: Any = network._node
+    node._swarm.manager.run_task(fail)

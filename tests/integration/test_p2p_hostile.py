@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,15 @@ from libp2p.utils.varint import encode_uvarint
 from gpumarket.adapters.p2p import PeerNetwork, open_network
 from gpumarket.adapters.session import PeerUnreachable, RawStream, StreamClosed
 from gpumarket.protocol.frames import FRAME_VERSION, FrameKind, Hello, encode_frame, encode_hello
-from tests.integration.p2p_peer import ECHO, RAW_ECHO, TOPIC, PeerProcess, make_limits, start_peer
+from tests.integration.p2p_peer import (
+    DEAF,
+    ECHO,
+    RAW_ECHO,
+    TOPIC,
+    PeerProcess,
+    make_limits,
+    start_peer,
+)
 
 MESHSUB = "/meshsub/1.1.0"
 HELLO = encode_hello(Hello(version=FRAME_VERSION, max_frame_bytes=1 << 20))
@@ -142,7 +151,8 @@ async def open_idle_streams(victim: PeerProcess, bad: PeerNetwork) -> None:
 
 async def send_garbage_below_the_streams(victim: PeerProcess, bad: PeerNetwork) -> None:
     await write_raw(victim, bad, ECHO, HELLO)
-    (connection,) = bad._node._swarm.get_connections()  # type: ignore[union-attr]
+    node: Any = bad._node
+    (connection,) = node._swarm.get_connections()
     await connection.muxed_conn.secured_conn.write(os.urandom(2_000))
 
 
@@ -207,9 +217,9 @@ async def test_a_peer_that_ignores_its_window_is_dropped() -> None:
     ):
         session = await good.dial(victim.address, ECHO)
         before = victim.measure_memory()
-        stream = await bad.open_raw(victim.peer_id, "/gpumarket/deaf/1", address=victim.address)
+        stream: Any = await bad.open_raw(victim.peer_id, DEAF, address=victim.address)
         await stream.write(HELLO)
-        muxed = stream._stream.muxed_stream  # type: ignore[attr-defined]
+        muxed = stream._stream.muxed_stream
         sent = 0
         with trio.fail_after(20), suppress(StreamClosed):
             while sent < 1 << 30:
