@@ -21,7 +21,7 @@ from gpumarket.protocol.ids import Address, Hash32, make_job_id
 from gpumarket.protocol.lease import Fault, LeaseOffer, Reason
 from gpumarket.protocol.messages import Message, ResultsOpened, RootSigned
 from gpumarket.protocol.signing import Domain
-from gpumarket.protocol.units import format_size
+from gpumarket.protocol.units import MS_PER_SECOND, format_size
 from provider_node.cheat import Forger
 from provider_node.core.effects import (
     CleanUp,
@@ -227,7 +227,8 @@ async def _forge(lease: LeaseOffer, forger: Forger, world: World) -> Event:
     output = world.runner.find_output(name_run(lease.lease_id))
     duration_ms = await trio.to_thread.run_sync(forger.forge, lease, output)
     world.log.warn("devnet cheat: a unit was forged", lease=lease.lease_id, unit=lease.unit)
-    await trio.sleep(PROGRESS_SECONDS)
+    # It lets the time pass that it will charge for: a claim of more would be refused.
+    await trio.sleep(duration_ms / MS_PER_SECOND)
     return UnitRan(at=world.clock.now(), lease_id=lease.lease_id, duration_ms=duration_ms)
 
 

@@ -216,7 +216,7 @@ class Service:
                 need=message.need,
                 have=message.have,
             )
-        else:
+        elif not isinstance(message, Welcome):  # one answers each renewed hello
             raise RemoteProtocolError(f"a {type(message).__name__} is nothing for a provider")
 
     # ---- inside ----------------------------------------------------------------------------

@@ -210,7 +210,9 @@ class Devnet:
         return self.folder / "data" / hashlib.sha256(role.encode()).hexdigest()[:8]
 
     def _start_coordinator(self, tell: Report) -> None:
-        path = self._write_config("coordinator", http_port=find_free_port(), tables="")
+        # One epoch for a whole small job, so that its sample means something.
+        tables = "[coordinator]\nepoch_seconds_max = 300\n"
+        path = self._write_config("coordinator", http_port=find_free_port(), tables=tables)
         self._spawn("coordinator", [sys.executable, "-m", "coordinator", "--config", str(path)])
         ready = self._wait_ready("coordinator")
         self.state |= {"url": ready["url"], "coordinator": ready["address"]}
