@@ -13,7 +13,6 @@ import os
 import stat
 import tarfile
 import zlib
-import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -35,9 +34,6 @@ MANIFEST_BYTES_MAX: Final = 2**20
 TEXT_BYTES_MAX: Final = 2**36
 """The longest text, unpacked, whose lines are counted."""
 _GZIP_WBITS: Final = 31
-GZIP_MAGIC: Final = b"\x1f\x8b"
-GZIP_WINDOW: Final = 31
-"""zlib's way to say: gzip, largest window."""
 DIGEST_RECORD = "image.json"
 """What image builders leave beside an archive; its `config_digest` must be the archive's."""
 
@@ -52,7 +48,7 @@ class Packed:
     total_bytes: int
     file_count: int
     line_count: int | None
-    """Lines of all files together, of gzip files those of their text; None if not counted."""
+    """Lines of all files together, a last one without its newline counted; None if not counted."""
 
     @property
     def cid(self) -> Cid:
@@ -92,18 +88,27 @@ class _LineCounter:
         try:
             # Bounded steps: a small file may hold an endless text.
             while piece:
+                if self._inflater.eof:  # gzip files may be joined; each is a member
+                    self._inflater = zlib.decompressobj(wbits=_GZIP_WBITS)
                 self._count(self._inflater.decompress(piece, READ_BYTES))
-                piece = self._inflater.unconsumed_tail
+                piece = self._inflater.unconsumed_tail or self._inflater.unused_data
         except zlib.error as error:
-            raise InvalidInput(f"{self._path} is not gzip: {error}", code="GM-1121") from error
+            raise self._refuse(str(error)) from error
 
     def finish(self) -> int:
+        if self._inflater is not None:
+            self._count(self._inflater.flush())
+            if self._text_bytes and not self._inflater.eof:
+                raise self._refuse("it is cut short")
         return self.lines + (self._last != b"\n")
+
+    def _refuse(self, why: str) -> InvalidInput:
+        return InvalidInput(f"{self._path} is not a whole gzip file", code="GM-6011", why=why)
 
     def _count(self, text: bytes) -> None:
         self._text_bytes += len(text)
         if self._text_bytes > TEXT_BYTES_MAX:
-            raise InvalidInput(f"{self._path} holds more text than can be split", code="GM-1121")
+            raise InvalidInput(f"{self._path} holds more text than can be split", code="GM-1123")
         self.lines += text.count(b"\n")
         self._last = text[-1:] or self._last
 
@@ -199,51 +204,6 @@ def _walk_file(path: Path, counts: _Counts) -> Generator[Block, None, Entry]:
     counts.lines += counter.finish()
     assert builder.root is not None
     return builder.root
-
-
-class _LineCounter:
-    """
-    Counts the lines of one file; those of a gzip file are the lines of its text.
-
-    Holds one piece at a time, however far the text unpacks.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._last = b"\n"
-        self._unzip: _Unzip | None = None
-        self._is_first = True
-
-    def add(self, piece: bytes) -> None:
-        """Take the next bytes of the file."""
-        if self._is_first:
-            self._is_first = False
-            self._unzip = _Unzip() if piece.startswith(GZIP_MAGIC) else None
-        for text in (piece,) if self._unzip is None else self._unzip.feed(piece):
-            self._count += text.count(b"\n")
-            self._last = text[-1:] or self._last
-
-    def finish(self) -> int:
-        """Return the count; a last line without its newline is one too."""
-        return self._count + (self._last != b"\n")
-
-
-class _Unzip:
-    """Unpacks gzip piece by piece, members one after another."""
-
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(GZIP_WINDOW)
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the text of the next bytes; raises `InvalidInput` where they are not gzip."""
-        try:
-            while piece:
-                if self._member.eof:
-                    self._member = zlib.decompressobj(GZIP_WINDOW)
-                yield self._member.decompress(piece, READ_BYTES)
-                piece = self._member.unconsumed_tail or self._member.unused_data
-        except zlib.error as error:
-            raise InvalidInput(f"not a whole gzip file: {error}", code="GM-6011") from error
 
 
 @contextmanager

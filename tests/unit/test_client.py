@@ -175,7 +175,7 @@ def test_the_lines_of_a_gzip_file_are_those_of_its_text(tmp_path: Path) -> None:
     text = b"line\n" * 600_000 + b"last"
     path.write_bytes(gzip.compress(text) + gzip.compress(b" of two members\n"))
     assert pack(path, count_lines=True).line_count == 600_001
-    path.write_bytes(gzip.compress(text)[:-400] + b"x" * 400)
+    path.write_bytes(gzip.compress(text)[:-400])
     with pytest.raises(InvalidInput):
         pack(path, count_lines=True)
 
