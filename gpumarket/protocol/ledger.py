@@ -70,15 +70,15 @@ def fold_events(events: Iterable[Event]) -> Ledger:
     for event in events:
         place = (event.block, event.log_index)
         if place <= last:
-            raise InvalidInput(f"the event at {place} comes after the one at {last}")
+            raise _make_error(f"the event at {place} comes after the one at {last}")
         last = place
         fold = _FOLDS.get(event.name)
         if fold is None:
-            raise InvalidInput(f"{event.name} is not an event of the settlement contract")
+            raise _make_error(f"{event.name} is not an event of the settlement contract")
         try:
             fold(ledger, event.args, event)
         except (LookupError, TypeError, ValueError) as error:
-            raise InvalidInput(f"the event {event.name} at {place} is malformed") from error
+            raise _make_error(f"the event {event.name} at {place} is malformed") from error
     return ledger
 
 
@@ -120,10 +120,15 @@ def list_lane_amounts(fact: BatchFact) -> list[tuple[Address, Address, int]]:
 def _move(balances: dict[Address, int], account: Address, amount: int) -> None:
     balances[account] = balances.get(account, 0) + amount
     if balances[account] < 0:
-        raise InvalidInput(
-            f"the balance of 0x{account.hex()} falls below zero",
-            why="earlier events are missing; read from the block of the contract's creation",
-        )
+        raise _make_error(f"the balance of 0x{account.hex()} falls below zero")
+
+
+def _make_error(message: str) -> InvalidInput:
+    return InvalidInput(
+        message,
+        code="GM-7010",
+        why="events are missing or made up; read from the block of the contract's creation on",
+    )
 
 
 def _deposit(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
