@@ -125,16 +125,12 @@ class VerifierConfig(_Section, frozen=True, kw_only=True):
     verifier: VerifierSettings
 
 
-def load_config(
-    path: Path, as_type: type[T], *, env: Mapping[str, str] = os.environ
-) -> T:
+def load_config(path: Path, as_type: type[T], *, env: Mapping[str, str] = os.environ) -> T:
     """Read a TOML file into `as_type`; raise `InvalidInput` that names the key and the file."""
     try:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise InvalidInput(
-            f"there is no configuration file {path}", code="GM-1301"
-        ) from error
+        raise InvalidInput(f"there is no configuration file {path}", code="GM-1301") from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{path} is not TOML: {error}", code="GM-1301") from error
     _overlay_env(raw, env)
@@ -170,9 +166,7 @@ def _suggest(message: str, as_type: type) -> list[str]:
         known.append(section.name)
         if isinstance(section.type, type) and issubclass(section.type, msgspec.Struct):
             known += [field.name for field in msgspec.structs.fields(section.type)]
-    return [
-        f"did you mean {name}?" for name in difflib.get_close_matches(wrong, known, 1)
-    ]
+    return [f"did you mean {name}?" for name in difflib.get_close_matches(wrong, known, 1)]
 
 
 def _check_devnet_only(config: object) -> None:

@@ -72,7 +72,6 @@ class Runtime(Generic[E, F]):
         clock: Clock,
         make_started: Callable[[Timestamp], E],
         make_time_passed: Callable[[Timestamp], E],
-        snapshot_every: int = SNAPSHOT_EVERY,
     ) -> None:
         self.state: Any = state
         self._state_type = type(state)
@@ -83,15 +82,13 @@ class Runtime(Generic[E, F]):
         self._clock = clock
         self._make_started = make_started
         self._make_time_passed = make_time_passed
-        self._snapshot_every = snapshot_every
+        self.snapshot_every = SNAPSHOT_EVERY
         self._since_snapshot = 0
         self._turn = trio.Lock()
         self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    async def run(
-        self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover, then serve until cancelled; an effect that raises ends the process."""
         await self._recover()
         async with trio.open_nursery() as nursery:
@@ -117,7 +114,7 @@ class Runtime(Generic[E, F]):
                 await self._journal.append([self._encoder.encode(event)])
                 self._since_snapshot += 1
             effects: list[F] = self.state.decide(event)
-            if self._since_snapshot >= self._snapshot_every:
+            if self._since_snapshot >= self.snapshot_every:
                 await self._journal.save_snapshot(self._encoder.encode(self.state))
                 self._since_snapshot = 0
         return effects
@@ -134,11 +131,7 @@ class Runtime(Generic[E, F]):
         while True:
             self._moved = trio.Event()
             deadline = self.state.find_next_deadline()
-            wait = (
-                IDLE_SECONDS
-                if deadline is None
-                else max(0, deadline - self._clock.now())
-            )
+            wait = IDLE_SECONDS if deadline is None else max(0, deadline - self._clock.now())
             with trio.move_on_after(wait) as timer:
                 await self._moved.wait()
             if timer.cancelled_caught and deadline is not None:

@@ -175,7 +175,9 @@ class Desk:
 
     # ---- jobs ------------------------------------------------------------------------------
 
-    async def submit(self, order: Signed[Order], spec: JobSpec, key: str, wait: int) -> Json:
+    async def submit(
+        self, order: Signed[Order], spec: JobSpec, *, key: str, wait_seconds: int
+    ) -> Json:
         """Take a job, or raise the reason why it is not taken; nothing is charged then."""
         for cid in (spec.image.archive, *(item.cid for item in spec.inputs)):
             await self._check_here(cid)
@@ -186,7 +188,7 @@ class Desk:
             order=order,
             spec=spec,
             idempotency_key=key,
-            wait_for_capacity_seconds=wait,
+            wait_for_capacity_seconds=wait_seconds,
             escrow_balance=balance,
             escrow_block=block,
         )

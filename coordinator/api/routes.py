@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -191,7 +192,8 @@ async def _submit_job(request: web.Request) -> web.Response:
     wait = body.get("wait_for_capacity_s", 0)
     if type(wait) is not int or not 0 <= wait <= 7 * 86_400:
         raise InvalidInput("wait_for_capacity_s is a number of seconds up to a week")
-    view = await request.app[TRIO](request.app[DESK].submit, order, spec, key, wait)
+    submit = partial(request.app[DESK].submit, order, spec, key=key, wait_seconds=wait)
+    view = await request.app[TRIO](submit)
     location = {"Location": f"/v1/jobs/{view['id']}"}
     answer = answer_json({"job": view}, status=201)
     answer.headers.update(location)

@@ -83,8 +83,8 @@ async def run_counter(
         clock=StoppedClock(),
         make_started=lambda at: Started(at=at),
         make_time_passed=lambda at: Passed(at=at),
-        snapshot_every=snapshot_every,
     )
+    runtime.snapshot_every = snapshot_every
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: runtime.run(task_status=task_status))
         for event in events:
