@@ -17,6 +17,7 @@ import click
 
 from gpumarket.cli.access import make_client, with_connection
 from gpumarket.cli.audit_view import (
+    NO_ANSWER,
     ClaimedFact,
     Trust,
     describe_found,
@@ -136,7 +137,8 @@ def show(
     domain = _find_market(connection)
     snapshot = read_chain(urls, domain, from_block=from_block, blocks=())
     mentions = find_mentions(snapshot.events, snapshot.ledger, (name, *names))
-    is_known = bool(mentions.events or mentions.balances or claims)
+    has_answer = any(claim.kind != NO_ANSWER for claim in claims)
+    is_known = bool(mentions.events or mentions.balances or has_answer)
     return Outcome(
         describe_found(name, mentions, claims),
         format_found(name, mentions, claims),
@@ -307,5 +309,5 @@ def _ask_coordinator(
                 content = {"cid": found.cid, "bytes": found.size_bytes, "files": found.file_count}
                 claims.append(ClaimedFact("content", content))
     except GpuMarketError as error:
-        claims.append(ClaimedFact("no answer", {"code": error.code, "message": error.message}))
+        claims.append(ClaimedFact(NO_ANSWER, {"code": error.code, "message": error.message}))
     return tuple(claims), tuple(names)

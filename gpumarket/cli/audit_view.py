@@ -18,6 +18,8 @@ from gpumarket.protocol.ledger import Event, Ledger
 from gpumarket.protocol.signing import Domain
 
 EVENTS_SHOWN: Final = 20
+NO_ANSWER: Final = "no answer"
+"""What stands in a claim's place where the coordinator did not make one."""
 _MARKS: Final = {
     AuditVerdict.PASS: "PASS",
     AuditVerdict.FAIL: "FAIL",
@@ -59,12 +61,11 @@ class Mentions:
 def format_report(report: Report, balances: Sequence[BalanceChange], trust: Trust) -> str:
     """Write a report for people: one line a check, then money, then what it comes to."""
     lines = []
-    number = 0
     for number, check in enumerate(report.checks, start=1):
         lines.append(f"{number:2d} {_MARKS[check.verdict]}  {check.text}")
         if check.remark:
             lines.append(f"         note: {check.remark}")
-    for number, text in enumerate(report.not_checked, start=number + 1):
+    for number, text in enumerate(report.not_checked, start=len(report.checks) + 1):
         lines.append(f"{number:2d} ----  not checked: {text}")
     if balances:
         lines += ["", format_balances(balances), ""]
@@ -134,16 +135,14 @@ def describe_report(
 
 
 def _format_verdict(report: Report) -> str:
-    counts = {verdict: _count(report.checks, verdict) for verdict in AuditVerdict}
     total, groups = len(report.checks), len(report.not_checked)
     skipped = f"{groups} group{'s' * (groups != 1)} not checked"
     if report.verdict is AuditVerdict.PASS:
         return f"PASS  {total} checks, {skipped}"
     if report.verdict is AuditVerdict.FAIL:
-        return (
-            f"FAIL  {counts[AuditVerdict.FAIL]} of {total} checks found a contradiction, {skipped}"
-        )
-    missing = counts[AuditVerdict.INCOMPLETE]
+        failed = _count(report.checks, AuditVerdict.FAIL)
+        return f"FAIL  {failed} of {total} checks found a contradiction, {skipped}"
+    missing = _count(report.checks, AuditVerdict.INCOMPLETE)
     return f"INCOMPLETE  {missing} of {total} checks lack evidence, none failed, {skipped}"
 
 

@@ -49,6 +49,8 @@ FEE: Final = 5_000
 FORGER: Final = "provider-2"
 COMMIT_BLOCKS: Final = (10, 20)
 BATCH_BLOCK: Final = 30
+ORDER_SECONDS: Final = 20 * 365 * 86_400
+"""Long, so that the order also lives on a chain whose blocks carry the real time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ class ProofMaker:
     @property
     def order(self) -> Signed[Order]:
         """The requester's order: up to eight checks and a fee."""
-        order = factories.make_order(self.spec, checks=8, max_fee=50_000)
+        order = factories.make_order(
+            self.spec, checks=8, max_fee=50_000, expiry=NOW + ORDER_SECONDS
+        )
         return sign(order, "requester", domain=self.domain)
 
     def make_result(self, provider: str, unit: int) -> UnitResult:

@@ -16,6 +16,7 @@ from gpumarket.protocol.job import Placement, VerifyPolicy
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution
 from gpumarket.protocol.sampling import assign_verifier
 from gpumarket.protocol.settlement import Batch, Lane, make_lanes
+from gpumarket.protocol.units import Amount
 from gpumarket.testing import factories
 from gpumarket.testing.factories import change, make_address, make_hash, sign
 from gpumarket.testing.proofs import (
@@ -542,8 +543,8 @@ def test_a_check_that_is_paid_on_two_lines_fails():
 
 
 def test_paying_for_an_inconclusive_check_fails():
-    undecided = {"attestation": {"verdict": int(Verdict.INCONCLUSIVE)}}
-    epochs = change_first_check(lambda check: remake_check(check, **undecided))
+    undecided = {"verdict": int(Verdict.INCONCLUSIVE)}
+    epochs = change_first_check(lambda check: remake_check(check, attestation=undecided))
     report = audit(epochs=epochs)
     expect(report, "payments", "decided nothing")
     assert find_line(report, "forgeries")[1] == "a result that failed was paid"
@@ -563,10 +564,10 @@ def test_paying_a_provider_that_the_job_excludes_fails(placement):
 
 
 def test_paying_more_than_the_hourly_cap_allows_fails():
-    placement = Placement(price_per_device_hour_max=399_000)  # 9 s cost 997.5 base units
+    placement = Placement(price_per_device_hour_max=Amount(399_000))  # 9 s cost 997.5 base units
     report = audit(ProofMaker(spec=make_job(placement=placement)))
     expect(report, "payments", "more than its time may cost")
-    placement = Placement(price_per_device_hour_max=400_000)
+    placement = Placement(price_per_device_hour_max=Amount(400_000))
     assert audit(ProofMaker(spec=make_job(placement=placement))).verdict is PASS
 
 
