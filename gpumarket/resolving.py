@@ -261,7 +261,10 @@ def find_unsupported(job: JobFile) -> list[Mistake]:
     for index, entry in enumerate(job.document.get("inputs", ())):
         if entry.get("mode", "copy") != "copy":
             found.append(_refuse(job, ("inputs", index, "mode"), "streamed inputs"))
-    for index, entry in enumerate(job.document.get("outputs", ())):
+    outputs = job.document.get("outputs", ())
+    if len(outputs) > 1:
+        found.append(_refuse(job, ("outputs", 1), "a second output folder"))
+    for index, entry in enumerate(outputs):
         if entry.get("encrypt", "none") != "none":
             found.append(_refuse(job, ("outputs", index, "encrypt"), "encrypted outputs"))
         if entry.get("to", "ipfs") != "ipfs":

@@ -219,7 +219,7 @@ class FileBlockStore:
                     code="GM-6030",
                     why=f"{self._used_bytes} of {self._quota_bytes} bytes are used, "
                     f"the next block needs {size}",
-                    hints=("gpumarket data gc", "give the content store a larger quota"),
+                    hints=("raise store_bytes_max in the role's configuration",),
                 )
             self._used_bytes += size
             self._count += 1
@@ -284,7 +284,7 @@ def _translate_os_errors(action: str, path: Path) -> Iterator[None]:
                 "the disk of the content store is full",
                 code="GM-6030",
                 why=f"{path.name} could not be {action}: {error.strerror}",
-                hints=("gpumarket data gc", "free space on the disk"),
+                hints=("free space on the disk",),
             ) from error
         raise ContentError(
             f"{path} could not be {action}: {error.strerror}", code="GM-6031"

@@ -35,7 +35,7 @@ from gpumarket.adapters.keys import (
     write_password,
 )
 from gpumarket.protocol.errors import InvalidInput, Unrecoverable
-from gpumarket.protocol.ids import Address, format_hex, parse_address
+from gpumarket.protocol.ids import Address, format_hex, format_short, parse_address
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.testing.anvil import find_free_port, start_anvil
 
@@ -133,7 +133,7 @@ class Devnet:
             self._start_member("verifier", "verifier", 'price_per_check = "0.0002 USDC"\n')
             for name in roles[1:]:
                 ready = self._wait_ready(name)
-                tell(name, str(ready.get("summary", "ready")))
+                tell(name, f"{format_short(parse_address(ready['account']))}  {ready['summary']}")
             self._wait_members(len(providers))
         except BaseException:
             self.down()
@@ -172,7 +172,11 @@ class Devnet:
                 self.state["accounts"][role] = {}
                 nursery.start_soon(self._fund, role, contract)
         self._save()
-        tell("wallets", f"alice holds {REQUESTER_TOKENS // 10**6} USDC (play money), escrow 100")
+        alice = format_short(parse_address(self.state["accounts"][REQUESTER]["address"]))
+        tell(
+            "wallets",
+            f"alice {alice} holds {REQUESTER_TOKENS // 10**6} USDC (play money), escrow 100",
+        )
 
     async def _fund(self, role: str, contract: Address) -> None:
         identity = await trio.to_thread.run_sync(self._open_identity, role)
@@ -217,7 +221,7 @@ class Devnet:
         ready = self._wait_ready("coordinator")
         self.state |= {"url": ready["url"], "coordinator": ready["address"]}
         self._save()
-        tell("coordinator", ready["url"])
+        tell("coordinator", f"{format_short(parse_address(ready['account']))}  {ready['url']}")
 
     def _start_member(self, name: str, module: str, settings: str) -> None:
         section = "provider" if module == "provider_node" else module
