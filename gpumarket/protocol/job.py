@@ -133,7 +133,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     command: tuple[ShortText, ...]
     env: dict[ShortText, str] = {}
     inputs: tuple[Input, ...] = ()
-    outputs: tuple[Output, ...] = ()
+    outputs: Annotated[tuple[Output, ...], Meta(max_length=1)] = ()
+    """One folder; more is for a later version of the format."""
     split: Split | None = None
     units: Annotated[int, Meta(ge=1, le=UNITS_MAX)] = 1
     """How many tasks there are; one without a split."""
