@@ -33,6 +33,9 @@ CPU_MILLIS_PER_CPU = 1000
 OUTPUT_BYTES_DEFAULT = 10**9
 OUTPUT_PATH_DEFAULT = "/out"
 READABLE_MODE = 0o755
+FETCH_SECONDS_MIN = 30.0
+FETCH_BYTES_PER_SECOND_MIN = 500_000
+"""Slower is no source: a small input that nobody has must not hold a slot for minutes."""
 
 
 class ImageHolder(Sandbox, Protocol):
@@ -75,30 +78,16 @@ class UnitRunner:
         on_output: OnOutput | None = None,
     ) -> RunResult:
         """Run the unit's program in the sandbox; its output stays in the run's folder."""
-        output = job.outputs[0] if job.outputs else None
         folder = self._runs / name
         await trio.to_thread.run_sync(self._make_run_folder, folder)
-        request = RunRequest(
-            name=f"gpumarket-{name}",
-            lease_id=name,
-            image_digest=job.image.digest.removeprefix("sha256:"),
-            argv=job.command,
-            env=make_unit_env(job, unit, job_id=job_id),
-            inputs=tuple(
-                InputMount(host_path=self._inputs / item.cid, container_path=item.path)
-                for item in job.inputs
-            ),
-            output_path=output.path if output else OUTPUT_PATH_DEFAULT,
+        request = make_request(
+            job,
+            unit,
+            name=name,
+            job_id=job_id,
+            inputs=self._inputs,
             output_folder=folder,
-            limits=Limits(
-                memory_bytes=job.resources.memory_bytes,
-                cpu_millis=job.resources.cpus * CPU_MILLIS_PER_CPU,
-                run_ms=job.limits.run_seconds * MS_PER_SECOND,
-                output_bytes=output.bytes_max if output else OUTPUT_BYTES_DEFAULT,
-                shm_bytes=job.resources.shm_bytes,
-            ),
-            gpu_device_ids=device_ids,
-            runtime="runsc" if job.placement.isolation == "gvisor" else "runc",
+            device_ids=device_ids,
         )
         return await self._sandbox.run(request, on_output=on_output)
 
@@ -131,7 +120,7 @@ class UnitRunner:
         await self._content.fetch(
             job.image.archive,
             sources=sources,
-            deadline_s=deadline_s,
+            deadline_s=min(deadline_s, _allow_seconds(job.image.archive_bytes)),
             max_bytes=_with_overhead(job.image.archive_bytes),
         )
         path = self._inputs / f"image-{secrets.token_hex(8)}.tar"
@@ -148,7 +137,10 @@ class UnitRunner:
         if target.exists():
             return
         await self._content.fetch(
-            cid, sources=sources, deadline_s=deadline_s, max_bytes=_with_overhead(size_bytes)
+            cid,
+            sources=sources,
+            deadline_s=min(deadline_s, _allow_seconds(size_bytes)),
+            max_bytes=_with_overhead(size_bytes),
         )
         # Written aside and renamed, so that what is there is whole.
         aside = self._inputs / f"staging-{secrets.token_hex(8)}"
@@ -161,9 +153,48 @@ class UnitRunner:
         folder.mkdir()
 
 
+def make_request(
+    job: JobSpec,
+    unit: int,
+    *,
+    name: str,
+    job_id: str,
+    inputs: Path,
+    output_folder: Path,
+    device_ids: tuple[str, ...] = (),
+) -> RunRequest:
+    """Say how a unit is run: its job's command and limits, with its inputs from `inputs`."""
+    output = job.outputs[0] if job.outputs else None
+    return RunRequest(
+        name=f"gpumarket-{name}",
+        lease_id=name,
+        image_digest=job.image.digest.removeprefix("sha256:"),
+        argv=job.command,
+        env=make_unit_env(job, unit, job_id=job_id),
+        inputs=tuple(
+            InputMount(host_path=inputs / item.cid, container_path=item.path) for item in job.inputs
+        ),
+        output_path=output.path if output else OUTPUT_PATH_DEFAULT,
+        output_folder=output_folder,
+        limits=Limits(
+            memory_bytes=job.resources.memory_bytes,
+            cpu_millis=job.resources.cpus * CPU_MILLIS_PER_CPU,
+            run_ms=job.limits.run_seconds * MS_PER_SECOND,
+            output_bytes=output.bytes_max if output else OUTPUT_BYTES_DEFAULT,
+            shm_bytes=job.resources.shm_bytes,
+        ),
+        gpu_device_ids=device_ids,
+        runtime="runsc" if job.placement.isolation == "gvisor" else "runc",
+    )
+
+
 def _with_overhead(size_bytes: int) -> int:
     # The DAG around a file: links and framing stay below two percent of it.
     return size_bytes + size_bytes // 50 + 65_536
+
+
+def _allow_seconds(size_bytes: int) -> float:
+    return FETCH_SECONDS_MIN + size_bytes / FETCH_BYTES_PER_SECOND_MIN
 
 
 def _measure_folder(folder: Path) -> int:

@@ -1,0 +1,20 @@
+"""The benchmarks that `scripts/bench` runs: each beside its opponent, in one interleaved run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Final, cast
+
+Figures = Mapping[str, float | int]
+"""What a benchmark found, by name; ratios are ours / the opponent's."""
+
+BENCHMARKS: Final = {
+    "job-path": "a job from its submission to its signed result, against plain `docker run`",
+}
+
+
+def load_benchmark(name: str) -> Callable[[int], Figures]:
+    """Import a benchmark by its name; it takes the number of rounds and prints what it finds."""
+    module = importlib.import_module(f"scripts.benchmarks.{name.replace('-', '_')}")
+    return cast(Callable[[int], Figures], module.run)
