@@ -51,6 +51,7 @@ from provider_node.core.state import (
     ProviderState,
     end_lease,
 )
+from provider_node.core.terms import Terms
 
 
 class Provider(ProviderState, kw_only=True):
@@ -109,13 +110,29 @@ def _find_idle(uses: list[str]) -> tuple[int, ...]:
 def _start(state: ProviderState, event: ProcessStarted) -> list[Effect]:
     state.meter.note_stop()
     state.connected.clear()
-    state.terms = event.terms
+    before, state.terms = state.terms, event.terms
     effects: list[Effect] = []
+    for lease in [lease for lease in state.find_active() if _is_displaced(state, lease, before)]:
+        gone = Reason(
+            code="GM-5302",
+            text="the provider came back with fewer slots or other devices",
+            fault="provider",
+        )
+        effects += _fail(state, lease, gone, event.at)
     for lease in state.leases.values():
         if lease.phase is Phase.RUNNING:
             lease.move(Phase.PREPARING, event.at)
         effects += _ask_again(lease)
     return effects
+
+
+def _is_displaced(state: ProviderState, lease: Lease, before: Terms) -> bool:
+    """Tell whether the new terms have no room for an active lease; the oldest stay."""
+    devices = state.terms.devices
+    is_moved = any(
+        index >= len(devices) or devices[index] != before.devices[index] for index in lease.devices
+    )
+    return is_moved or lease in state.find_active()[state.terms.slots :]
 
 
 def _ask_again(lease: Lease) -> list[Effect]:

@@ -28,7 +28,7 @@ from gpumarket.protocol.ids import Address, format_hex
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
 from gpumarket.protocol.lease import LeaseOffer, compute_lease_id
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
-from gpumarket.protocol.signing import Domain, Signable, Signed
+from gpumarket.protocol.signing import Domain, PrivateKey, Signable, Signed
 from gpumarket.testing.anvil import run_anvil
 from gpumarket.testing.factories import (
     make_address,
@@ -43,7 +43,6 @@ from gpumarket.testing.factories import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
-START_SECONDS = 30.0
 RULES = (3, 1, 1, 6, 2, 20, 1_000_000, 1_000_000)
 PROVIDER = "provider-1"
 PROVIDER_SECRET = b"p" * 32
@@ -180,16 +179,7 @@ class Node:
     ready: dict[str, Any] = field(default_factory=dict)
 
     async def start(self) -> None:
-        log = open(self.data_dir / "stderr.log", "a")  # noqa: SIM115  the process writes to it
-        with log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "provider_node", "--config", str(self.config)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        line = await trio.to_thread.run_sync(self._read_ready, abandon_on_cancel=True)
+        line = await trio.to_thread.run_sync(self._spawn)
         if not line.startswith("ready "):
             raise AssertionError(f"the provider did not start:\n{self.read_log()[-3_000:]}")
         self.ready = json.loads(line.removeprefix("ready "))
@@ -202,6 +192,7 @@ class Node:
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
+        self.close()
 
     def stop(self) -> int:
         assert self.process is not None
@@ -223,15 +214,21 @@ class Node:
         if self.process.stdout is not None:
             self.process.stdout.close()
 
-    def _read_ready(self) -> str:
-        assert self.process is not None
+    def _spawn(self) -> str:
+        """Start the process and return its first line, which says that it is ready."""
+        with open(self.data_dir / "stderr.log", "a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "provider_node", "--config", str(self.config)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
 
 def make_provider_address() -> Address:
-    from gpumarket.protocol.signing import PrivateKey
-
     return PrivateKey(PROVIDER_SECRET).address
 
 
@@ -278,7 +275,7 @@ slots = {slots}
 
 async def until(condition: Callable[[], object], *, seconds: float = PATIENCE) -> None:
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  it happens in another process
+        while not condition():
             await trio.sleep(0.05)
 
 

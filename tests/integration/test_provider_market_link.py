@@ -155,7 +155,7 @@ async def market() -> AsyncIterator[Market]:
 
 async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  what it waits for happens in code that raises no event
+        while not condition():
             await trio.sleep(0.02)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 import trio
 
+from gpumarket.adapters.journal import SqlJournal
+from gpumarket.adapters.p2p import open_network
 from gpumarket.adapters.session import Session
 from gpumarket.protocol import messages
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.job import Limits, Split
 from gpumarket.protocol.messages import SESSION_PROTOCOL
 from gpumarket.protocol.signing import verify
-from gpumarket.testing.factories import make_cid, make_reason, make_seal
+from gpumarket.testing.factories import change, make_cid, make_input, make_reason, make_seal
 
 
 def load(name: str) -> Any:
@@ -27,8 +31,6 @@ def load(name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    import sys
-
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -37,7 +39,13 @@ def load(name: str) -> Any:
 harness = load("provider_harness")
 job_image_fixture = load("sandbox_fixture").job_image_fixture
 
-WRITE = "import time\ntime.sleep(0.2)\nopen('/out/result', 'w').write('42')\nprint('progress 1/2')\nprint('half way')\n"
+WRITE = """
+import time
+time.sleep(0.2)
+open('/out/result', 'w').write('42')
+print('progress 1/2')
+print('half way')
+"""
 SLOW = "import time\nprint('progress 1/9', flush=True)\ntime.sleep(4)\n" + WRITE
 """Long enough to be killed in the middle."""
 
@@ -143,12 +151,12 @@ BAD_PROGRAMS = {
 }
 
 
-async def test_a_programs_own_failures_are_the_requesters_fault(office: Any, node: Any) -> None:
+async def test_failures_are_told_with_their_code_and_the_requesters_fault(
+    office: Any, node: Any
+) -> None:
     for code, (program, limits) in BAD_PROGRAMS.items():
         job = await office.make_job(program)
         if limits:
-            from gpumarket.protocol.job import Limits
-
             job = await office.make_job(program, limits=Limits(**limits))
         lease = office.make_lease(job)
         await office.propose(lease)
@@ -157,14 +165,7 @@ async def test_a_programs_own_failures_are_the_requesters_fault(office: Any, nod
         if code == "GM-5101":
             assert failed.exit_code == 3
             assert "what went wrong" in failed.log_tail
-    assert not office.desk.get(messages.UnitFinished)
-
-
-async def test_content_and_images_that_are_not_there_fail_the_attempt(
-    office: Any, node: Any
-) -> None:
-    from gpumarket.testing.factories import change, make_input
-
+    # Content that nobody has, and an archive that is another image than the one signed.
     job = await office.make_job(WRITE)
     nowhere = make_input(name="x", cid=make_cid("nobody has it"), path="/in/x", size_bytes=10)
     missing = office.make_lease(change(job, inputs=(*job.inputs, nowhere)))
@@ -175,12 +176,19 @@ async def test_content_and_images_that_are_not_there_fail_the_attempt(
     await office.propose(other)
     failed = await office.await_message(messages.UnitFailed, other)
     assert (failed.reason.code, failed.reason.fault) == ("GM-5203", "requester")
+    assert not office.desk.get(messages.UnitFinished)
 
 
-async def test_a_cancelled_unit_stops_at_once_and_the_slot_is_free(office: Any, node: Any) -> None:
+async def test_a_full_provider_declines_and_a_cancelled_unit_frees_its_slot(
+    office: Any, node: Any
+) -> None:
     lease = office.make_lease(await office.make_job("import time\ntime.sleep(100)\n"))
     await office.propose(lease)
     await harness.until(lambda: harness.list_containers(office.provider.hex()))
+    full = office.make_lease(await office.make_job(WRITE, name="one too many"))
+    await office.propose(full)
+    declined = await office.await_message(messages.Declined)
+    assert (declined.about, declined.code) == (full.lease_id, "slots")
     await office.say(
         messages.LeaseCancelled(lease_id=lease.lease_id, reason=make_reason(code="GM-5401"))
     )
@@ -191,27 +199,12 @@ async def test_a_cancelled_unit_stops_at_once_and_the_slot_is_free(office: Any, 
     assert not office.desk.get(messages.UnitFinished, lease)
 
 
-async def test_a_full_provider_declines_and_says_what_it_has(office: Any, node: Any) -> None:
-    job = await office.make_job(SLOW, units=2)
-    first, second = (office.make_lease(job, unit) for unit in range(2))
-    await office.propose(first)
-    await office.propose(second)
-    declined = await office.await_message(messages.Declined)
-    assert (declined.about, declined.code) == (second.lease_id, "slots")
-    await office.await_message(messages.UnitFinished, first)
-
-
 async def test_a_coordinator_that_sends_garbage_harms_nobody(tmp_path: Path, office: Any) -> None:
-    from gpumarket.adapters.p2p import open_network
-
-    insults = [os.urandom(300), b"", b"\xa0", office.sign]
-
     async def insult(session: Session) -> None:
         for _ in range(50):
             await session.send(os.urandom(300))
         await session.wait_closed()
 
-    del insults
     async with open_network(key_seed=os.urandom(32), listen_port=0) as network:
         network.serve(SESSION_PROTOCOL, insult)
         node = harness.make_node(tmp_path, office)
@@ -235,8 +228,6 @@ async def test_a_cheat_forges_the_first_of_each_pair(tmp_path: Path, office: Any
         "s = int(os.environ['GPUMARKET_SPLIT_START'])\n"
         "np.save(f'/out/test-{s:06d}-{s + 2:06d}.npy', np.ones((2, 384), np.float32))\n"
     )
-    from gpumarket.protocol.job import Split
-
     split = Split(over="program", by="index", size=2, items=6)
     job = await office.make_job(program, units=3, split=split)
     node = harness.make_node(tmp_path, office, extra="cheat = {forge_share = 0.5}")
@@ -267,8 +258,10 @@ async def test_a_cheat_forges_the_first_of_each_pair(tmp_path: Path, office: Any
         node.close()
 
 
-async def test_a_second_process_on_the_folder_is_refused(node: Any) -> None:
-    second = harness.Node(node.config, node.data_dir)
+async def test_a_second_process_on_the_folder_is_refused(tmp_path: Path, office: Any) -> None:
+    node = harness.make_node(tmp_path, office)
+    first = SqlJournal(node.data_dir)
     with pytest.raises(AssertionError, match="GM-8102"):
-        await second.start()
-    second.close()
+        await node.start()
+    node.close()
+    first.close()

@@ -290,6 +290,22 @@ def test_a_running_unit_begins_again_after_a_restart() -> None:
     assert effects == [PrepareUnit(lease=lease)]
 
 
+def test_leases_that_new_terms_have_no_room_for_are_given_back() -> None:
+    state = make_state()
+    need = make_resources(devices=DeviceNeed(count=1))
+    oldest, newest = (make_lease_offer(make_spec(units=2, resources=need), unit=u) for u in (0, 1))
+    propose(state, oldest)
+    propose(state, newest)
+    effects = decide(state, ProcessStarted(at=NOW, terms=make_terms(slots=1)))
+    check_state(state)
+    assert [lease.lease_id for lease in state.find_active()] == [oldest.lease_id]
+    assert [message.lease_id for message in get_messages(effects)] == [newest.lease_id]
+    other = make_terms(slots=1, devices=(make_device(model="Other"),))
+    decide(state, ProcessStarted(at=NOW, terms=other))
+    check_state(state)
+    assert not state.find_active()
+
+
 def test_a_receipt_being_signed_is_asked_for_again_and_stays_the_same() -> None:
     state, lease = make_state(), make_lease_offer()
     asked = run_to_signing(state, lease)
