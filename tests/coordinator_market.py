@@ -149,6 +149,7 @@ class PlayedVerifier:
     card: dict[str, Any] = field(default_factory=dict)
     is_silent: bool = False
     is_mute_when_shown: bool = False
+    stake: int = 10
     own: dict[Hash32, OwnResult] = field(default_factory=dict)
 
     @property
@@ -219,6 +220,7 @@ class PlayedChain:
         )
 
     def fix_seed(self, effect: effects.FixSeed, now: Timestamp) -> events.SeedFixed:
+        self.block = max(self.block, effect.block + 2)
         mix_hash = keccak256(f"{self.entropy} {effect.sequence}".encode())
         seed = compute_seed(
             chain_id=DOMAIN.chain_id,
@@ -395,7 +397,7 @@ class Market:
                 sender=verifier.address,
                 session=verifier.session,
                 card=make_signed_card(verifier.name, **changes),
-                stake=Amount(0),
+                stake=Amount(verifier.stake),
             )
         )
 

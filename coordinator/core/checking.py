@@ -10,6 +10,7 @@ from __future__ import annotations
 from coordinator.core.effects import Effect, SendMessage
 from coordinator.core.judging import end_order, judge_part, reject_lease, start_judging
 from coordinator.core.lifecycle import CheckState, EpochState, PartStage
+from coordinator.core.order_book import is_eligible
 from coordinator.core.state import (
     Check,
     Epoch,
@@ -78,7 +79,7 @@ def _draw_checks(state: State, epoch: Epoch, provider: Address, order_hash: Hash
         state.check_epochs[receipt_hash] = epoch.number
         state.waiting_checks[receipt_hash] = None
     tasks = ", ".join(str(leases[index].unit) for index in sorted(drawn))
-    text = f"{size} of {len(leases)} tasks are done again: {tasks or 'none'}"
+    text = f"{size} of {len(leases)} tasks are done again by a verifier, blind: {tasks or 'none'}"
     write_log(state, job, "sampled", text=text, actor=provider)
 
 
@@ -123,11 +124,11 @@ def ask_verifiers(state: State) -> list[Effect]:
 
 def _has_free_slot(state: State, verifier: Verifier) -> bool:
     slots = min(verifier.card.body.slots, state.settings.slots_max)
-    return verifier.session > 0 and len(verifier.asked) < slots
+    return is_eligible(state, verifier) and len(verifier.asked) < slots
 
 
 def _choose_verifier(state: State, epoch: Epoch, check: Check) -> Address | None:
-    there = {address for address, verifier in state.verifiers.items() if verifier.session}
+    there = {who for who, verifier in state.verifiers.items() if is_eligible(state, verifier)}
     there -= {check.provider, state.jobs[check.order_hash].order.body.requester}
     committed = {card.body.verifier for card in epoch.eligible}
     tried = set(check.tried)

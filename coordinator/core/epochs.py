@@ -12,6 +12,7 @@ from coordinator.core.effects import CommitEpoch, DrawNonce, Effect, FixSeed, Se
 from coordinator.core.events import ChainRefused, EpochCommitted, NonceDrawn, SeedFixed
 from coordinator.core.leases import end_with_failure, put_in_pool
 from coordinator.core.lifecycle import EpochState, PartStage, UnitState
+from coordinator.core.order_book import is_eligible
 from coordinator.core.state import (
     Epoch,
     Lease,
@@ -100,7 +101,12 @@ def _open_epoch(state: State) -> list[Effect]:
         job = state.jobs[order_hash]
         job.epochs.append(number)
         count = sum(1 for lease_id in chosen if state.leases[lease_id].order_hash == order_hash)
-        write_log(state, job, "epoch-opened", text=f"epoch {number} over {count} receipts")
+        write_log(
+            state,
+            job,
+            "epoch-opened",
+            text=f"{count} results are in, each hidden and signed (epoch {number})",
+        )
     requests: list[Effect] = [request_root(epoch, provider) for provider in epoch.parts]
     return [*requests, DrawNonce(epoch=number)]
 
@@ -202,7 +208,9 @@ def try_commit(state: State, epoch: Epoch) -> list[Effect]:
     if epoch.nonce is None:
         return []
     epoch.eligible = tuple(
-        verifier.card for _, verifier in sorted(state.verifiers.items()) if verifier.session
+        verifier.card
+        for _, verifier in sorted(state.verifiers.items())
+        if is_eligible(state, verifier)
     )
     epoch.document = _make_document(state, epoch)
     move_epoch(epoch, EpochState.COMMITTING)
@@ -253,7 +261,10 @@ def take_commitment(state: State, event: EpochCommitted) -> list[Effect]:
     epoch.problem = ""
     move_epoch(epoch, EpochState.SEEDING)
     _log_for_jobs(
-        state, epoch, "committed", f"epoch {epoch.number} in block {event.block} before its seed"
+        state,
+        epoch,
+        "committed",
+        f"their root is on chain in block {event.block}, before anybody knows the sample",
     )
     return [make_seed_request(epoch)]
 
@@ -302,7 +313,10 @@ def take_seed(state: State, event: SeedFixed) -> bool:
     epoch.problem = ""
     move_epoch(epoch, EpochState.CHECKING)
     _log_for_jobs(
-        state, epoch, "seeded", f"seed {format_hex(event.seed)[:12]}… from block {event.block}"
+        state,
+        epoch,
+        "seeded",
+        f"block {event.block} gives the seed {format_hex(event.seed)[:10]}…: the sample is drawn",
     )
     return True
 

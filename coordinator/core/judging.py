@@ -29,6 +29,7 @@ from coordinator.core.state import (
 )
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Attestation, Evidence, Verdict
+from gpumarket.protocol.cids import decode_cid_untrusted
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr
@@ -38,8 +39,7 @@ from gpumarket.protocol.units import Amount, Timestamp
 
 FORGED = Reason(
     code="GM-7101",
-    text="a task done again gave another result; none of the provider's tasks of this round "
-    "are paid",
+    text="a task done again gave another result",
     fault="provider",
 )
 INCONCLUSIVE = Reason(
@@ -225,10 +225,13 @@ def _check_verdict(
         raise RemoteProtocolError("the evidence is about another opening than was shown")
     if attestation.verdict not in Verdict._value2member_map_:
         raise RemoteProtocolError(f"there is no verdict {attestation.verdict}")
-    verdict = Verdict(attestation.verdict)
-    is_same = own.exit_code == 0 and own.output == lease.opening.body.result.output
-    if verdict is Verdict.MISMATCH and is_same:
+    verdict, theirs = Verdict(attestation.verdict), lease.opening.body.result.output
+    has_run = own.exit_code == 0
+    is_same = decode_cid_untrusted(own.output) == decode_cid_untrusted(theirs)
+    if verdict is Verdict.MISMATCH and has_run and is_same:
         raise RemoteProtocolError("a verifier calls two equal outputs a mismatch")
+    if verdict is Verdict.MATCH and not has_run:
+        raise RemoteProtocolError("a verifier whose own run failed states a match")
     return verdict
 
 
@@ -279,6 +282,10 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
             effects += reject_lease(state, lease, reason)
         else:
             _accept(state, part, lease)
+    matches = sum(check.verdict is Verdict.MATCH for check in checks)
+    accepted = sum(lease.state is LeaseState.ACCEPTED for lease in leases)
+    text = f"{matches} of {len(checks)} checks match: {accepted} tasks are accepted"
+    write_log(state, state.jobs[order_hash], "verified", text=text, actor=provider)
     return effects
 
 
@@ -313,11 +320,17 @@ def end_order(
     part.reason = reason
     if provider not in job.excluded:
         job.excluded.append(provider)
+    listed = [state.leases[lease_id] for lease_id in part.lease_ids]
+    leases = [
+        lease
+        for lease in listed
+        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED
+    ]
+    text = f"{reason.text}: {len(leases)} tasks go to others, unpaid"
+    write_log(state, job, "unpaid", text=text, actor=provider, reason=reason)
     effects: list[Effect] = []
-    for lease_id in part.lease_ids:
-        lease = state.leases[lease_id]
-        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
-            effects += reject_lease(state, lease, reason)
+    for lease in leases:
+        effects += reject_lease(state, lease, reason)
     return effects + _take_back(state, provider, order_hash, reason)
 
 

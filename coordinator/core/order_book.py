@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.core.constraints import Candidate, Demand
 from coordinator.core.reputation import START_PPM, compute_reputation
-from coordinator.core.state import Job, Provider, State, Unit
+from coordinator.core.state import Job, Provider, State, Unit, Verifier
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
@@ -17,6 +17,11 @@ _STALE_SECONDS = 600
 def is_online(state: State, provider: Provider) -> bool:
     """Say whether a provider has a session and an offer that is still good."""
     return provider.session > 0 and provider.offer.body.expires_at > state.now
+
+
+def is_eligible(state: State, verifier: Verifier) -> bool:
+    """Say whether a verifier may be given checks: it is connected and has a stake to lose."""
+    return verifier.session > 0 and verifier.stake >= state.settings.verifier_stake_min
 
 
 def get_reputation(state: State, provider: Address) -> ShareInPpm:

@@ -8,7 +8,7 @@ import msgspec
 
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
 from coordinator.core.matching import Funnel, describe_funnel, explain
-from coordinator.core.order_book import is_covered, list_candidates, make_demand
+from coordinator.core.order_book import is_covered, is_eligible, list_candidates, make_demand
 from coordinator.core.state import Epoch, Job, State
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, Hash32, format_short
@@ -143,7 +143,7 @@ def _describe_checks(state: State, order_hash: Hash32, epoch: Epoch) -> NextStep
             actor="verifier", what=f"do {len(asked)} tasks again, blind", deadline=deadline
         )
     if waiting:
-        has_any = any(verifier.session for verifier in state.verifiers.values())
+        has_any = any(is_eligible(state, verifier) for verifier in state.verifiers.values())
         what = f"{len(waiting)} checks wait for " + ("a slot" if has_any else "a verifier")
         return NextStep(actor="verifier", what=what, code="" if has_any else "GM-7105")
     opening = _list_at(epoch, order_hash, PartStage.OPENING)

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     root_seconds: int = 15
     opening_seconds: int = 30
 
+    verifier_stake_min: Amount = Amount(1)
+    """Stake on chain below which a verifier is given no checks."""
     check_extra_seconds: int = 300
     """Time on top of `run_seconds` for a verifier."""
     compare_seconds: int = 120

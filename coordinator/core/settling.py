@@ -198,7 +198,7 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
     record.sequence, record.block, record.tx = event.sequence, event.block, event.tx
     record.problem = ""
     amount = format_money(sum(lane.amount for lane in record.batch.lanes))
-    text = f"{amount} in {len(record.batch.lanes)} lanes, block {event.block}"
+    text = f"one batch pays {amount} in {len(record.batch.lanes)} lanes, block {event.block}"
     write_log(state, job, "posted", text=text, actor=state.settings.coordinator)
     return _end_if_posted(state, job)
 

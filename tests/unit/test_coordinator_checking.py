@@ -125,6 +125,17 @@ def test_a_verifier_of_the_same_class_comes_first_and_a_provider_never_checks_it
     assert verifiers == {make_address("verifier-2")}
 
 
+def test_a_verifier_without_stake_is_given_nothing():
+    market = make_market(messages.RootRequested)
+    market.join_verifier(stake=0)
+    market.run(seconds_max=60)
+    assert market.state.epochs[1].eligible == ()
+    assert {check.verifier for check in market.state.epochs[1].checks.values()} == {None}
+    market.join_verifier(stake=1)
+    market.run()
+    assert get_job(market).state is JobState.SETTLED
+
+
 def test_a_job_waits_for_a_verifier_when_there_is_none():
     market = Market()
     market.join("provider-1")
@@ -361,6 +372,7 @@ def spoil_verdict(done, *, own=None, verdict=None, **evidence):
         lambda d: spoil_verdict(d, opening_hash=ZERO_HASH),
         lambda d: spoil_verdict(d, verdict=7),
         lambda d: spoil_verdict(d, verdict=int(Verdict.MISMATCH)),
+        lambda d: spoil_verdict(d, own={"exit_code": 1}),
     ],
 )
 def test_a_verdict_that_does_not_rest_on_what_was_sealed_and_shown_is_refused(shown, spoil):
