@@ -12,6 +12,10 @@ from gpumarket.protocol.catalog import Exit, find_entry
 _ID_SHOWN: Final = 7
 ROUTINE: Final = ("task.", "unit.", "lease.")
 """Kinds of events that come once a task; shown only where somebody is at fault."""
+SUMMED_UP: Final = frozenset({"task.rejected", "running", "checking", "settling"})
+"""Said by another line: one for all tasks of a provider, or the progress line."""
+TELLING: Final = frozenset({"task.mismatch", "task.inconclusive"})
+"""Events of one task that a person who watches wants to see."""
 
 
 def find_job_exit(job: Mapping[str, Any]) -> Exit:
@@ -33,7 +37,13 @@ def find_job_exit(job: Mapping[str, Any]) -> Exit:
 
 def is_important(event: Event) -> bool:
     """Tell whether a person who watches should see this event."""
-    return not event.type.startswith(ROUTINE) or event.fault not in ("", "none")
+    if event.type in SUMMED_UP:
+        return False
+    return (
+        event.type in TELLING
+        or not event.type.startswith(ROUTINE)
+        or event.fault not in ("", "none")
+    )
 
 
 def describe_event(event: Event) -> dict[str, Any]:
