@@ -1,0 +1,37 @@
+"""One market for each module of end-to-end tests; all of it is gone afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.market import IMAGE_FOLDER, ROOT, Market, keep_logs
+
+
+@pytest.fixture(scope="session", name="job_image")
+def job_image_fixture() -> Path:
+    """Build the job image unless it is there."""
+    subprocess.run([ROOT / "scripts/build-image"], check=True, timeout=300, capture_output=True)
+    return IMAGE_FOLDER / "image.tar"
+
+
+@pytest.fixture(scope="module", name="market")
+def market_fixture(
+    request: pytest.FixtureRequest, job_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Market]:
+    """A market with three providers; a module that sets `DEVNET_FLAGS` has it otherwise."""
+    assert job_image.is_file()
+    failed = request.session.testsfailed
+    market = Market(tmp_path_factory.mktemp(request.module.__name__.rpartition(".")[2]))
+    try:
+        market.start(*getattr(request.module, "DEVNET_FLAGS", ()))
+        yield market
+    finally:
+        if request.session.testsfailed > failed:
+            keep_logs(market)
+        killed = market.stop()
+    assert killed == []
+    assert market.list_containers() == []

@@ -1,0 +1,119 @@
+"""Each role is killed as by a power cut, in the middle of a job: the job still settles, once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.market import DETACHED, PROVIDERS, Answer, Market, expect_results, make_program
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings(DETACHED)]
+SECONDS = 6
+"""How long a task of these jobs takes: long enough to be killed in the middle."""
+
+
+@pytest.fixture(autouse=True)
+def everybody_runs(market: Market) -> Iterator[None]:
+    """Start again what a test left dead; no container may be left by a job that is over."""
+    yield
+    for name, is_alive in market.devnet.list_processes().items():
+        if not is_alive:
+            market.devnet.restart(name)
+    market.devnet._wait_members(len(PROVIDERS))
+    assert market.list_containers() == []
+
+
+def test_the_coordinator_is_killed_in_every_state_of_a_job_that_is_being_followed(
+    market: Market,
+) -> None:
+    before = market.read_money()
+    path = market.write_job("headless", program=make_program(seconds=SECONDS))
+    answers: list[Answer] = []
+    follower = threading.Thread(
+        target=lambda: answers.append(
+            market.run("run", path, "--follow", "-y", "--json", "-o", "headless")
+        )
+    )
+    follower.start()
+    try:
+        market.wait_running("the job")
+        job_id = market.client.list_jobs()[0]["id"]
+        for state in ("running", "checking", "settling"):
+            job = market.wait_job(job_id, until=state)
+            market.devnet.kill("coordinator")
+            market.devnet.restart("coordinator")
+            if job["state"] == "settled":  # too quick to be met on its way
+                break
+        job = market.wait_settled(job_id)
+    finally:
+        follower.join(timeout=120)
+    market.check_paid_once(job, before)
+    assert [answer.exit for answer in answers] == [0], answers
+    assert market.download(job_id) == expect_results(3)
+    assert market.audit(job_id).exit == 0
+
+
+def test_a_provider_is_killed_in_the_middle_of_a_task_and_comes_back(market: Market) -> None:
+    before = market.read_money()
+    job_id = market.submit(
+        market.write_job("back-again", program=make_program(seconds=SECONDS), tasks=2)
+    )
+    victim = market.wait_running(job_id)
+    market.devnet.kill(victim)
+    assert market.list_containers(victim)  # nobody was left to stop it
+    market.devnet.restart(victim)
+    job = market.wait_settled(job_id)
+    market.check_paid_once(job, before)
+    assert market.download(job_id) == expect_results(2)
+    assert market.audit(job_id).exit == 0
+
+
+def test_the_task_of_a_provider_that_stays_dead_goes_to_another(market: Market) -> None:
+    before = market.read_money()
+    job_id = market.submit(
+        market.write_job("dead", program=make_program(seconds=SECONDS), tasks=1)
+    )
+    victim = market.wait_running(job_id)
+    market.devnet.kill(victim)
+    job = market.wait_settled(job_id)
+    (task,) = market.tasks(job_id)
+    assert task["attempts"] == 2
+    assert task["provider"] != market.address(victim)
+    (failure,) = task["failures"]
+    assert failure["provider"] == market.address(victim)
+    assert (failure["reason"]["code"], failure["reason"]["fault"]) == ("GM-5301", "provider")
+    market.check_paid_once(job, before)
+    assert market.download(job_id) == expect_results(1)
+
+
+def test_the_verifier_is_killed_while_it_re_executes_and_comes_back(market: Market) -> None:
+    before = market.read_money()
+    job_id = market.submit(
+        market.write_job("recheck", program=make_program(seconds=SECONDS), tasks=1)
+    )
+    market.wait_running(job_id, by="verifier")
+    market.devnet.kill("verifier")
+    time.sleep(1)
+    market.devnet.restart("verifier")
+    job = market.wait_settled(job_id)
+    market.check_paid_once(job, before)
+    assert int(job["money"]["checks"]["base"]) > 0
+    assert market.audit(job_id).exit == 0
+
+
+def test_the_whole_market_loses_power_and_comes_back(market: Market) -> None:
+    before = market.read_money()
+    job_id = market.submit(market.write_job("power-cut", program=make_program(seconds=SECONDS)))
+    market.wait_running(job_id)
+    roles = ["coordinator", *PROVIDERS, "verifier"]
+    for role in roles:
+        market.devnet.kill(role)
+    for role in roles:
+        market.devnet.restart(role)
+    job = market.wait_settled(job_id)
+    market.check_paid_once(job, before)
+    assert market.download(job_id) == expect_results(3)
+    assert market.audit(job_id).exit == 0
