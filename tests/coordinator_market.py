@@ -7,16 +7,15 @@ reorder any of it. `Market.run` is the fair schedule: everything in order until 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from coordinator.core import effects, events
 from coordinator.core.decide import CoordinatorState, make_state
 from coordinator.core.invariants import check_state
-from coordinator.core.lifecycle import JobState
 from coordinator.core.settings import Settings
 from coordinator.core.state import Job
 from gpumarket.protocol import messages
@@ -44,6 +43,8 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
+
+M = TypeVar("M")
 
 STEPS_MAX = 20_000
 DURATION_MS = 1_000
@@ -577,6 +578,18 @@ def refuse_chain(
             )
 
 
-def is_settled(job: Job) -> bool:
-    """Say whether a job came through."""
-    return job.state is JobState.SETTLED
+def play_until(market: Market, condition: Callable[[Market], object]) -> None:
+    """Play fairly until something is so, but no further."""
+    for _ in range(STEPS_MAX):
+        if condition(market):
+            return
+        if market.todo:
+            market.perform(market.todo.pop(0))
+        else:
+            market.deliver(market.inbox.pop(0))
+
+
+def list_sent(todo: Iterable[effects.Effect], kind: type[M]) -> list[M]:
+    """Return the messages of one kind among some effects."""
+    sent = (effect.message for effect in todo if isinstance(effect, effects.SendMessage))
+    return [message for message in sent if isinstance(message, kind)]

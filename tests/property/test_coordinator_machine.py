@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,13 +15,14 @@ from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
 from gpumarket.protocol.job import Limits, Retry, VerifyPolicy
+from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import ANYWHERE, make_address, make_hash, make_reason, make_spec
 from tests.coordinator_market import Market, make_settings, refuse_chain
 
 PROVIDERS = ("provider-1", "provider-2", "provider-3")
 VERIFIERS = ("verifier-1", "verifier-2")
 PICK = st.integers(min_value=0, max_value=50)
-HONEST = {
+HONEST: dict[str, Any] = {
     "forges": frozenset(),
     "fails": None,
     "opens": True,
@@ -69,7 +72,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def submit_job(self, spec, **changes) -> None:
         self.submitted += 1
-        values = {
+        values: dict[str, Any] = {
             "nonce": make_hash(f"nonce {self.submitted}"),
             "settle_by": self.market.now + 4_000,
             "expiry": self.market.now + 8_000,
@@ -135,7 +138,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             events.EscrowSeen(
                 at=self.market.now,
                 requester=make_address("requester"),
-                balance=balance,
+                balance=Amount(balance),
                 block=self.market.chain.block,
             )
         )

@@ -12,6 +12,7 @@ from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.signing import Domain
+from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import (
     DOMAIN,
     NOW,
@@ -149,7 +150,7 @@ def test_a_fee_above_what_the_order_allows_is_refused():
     market = Market(fee=5)
     market.join("provider-1")
     assert find_refusal(market, market.make_submission(max_fee=4)).code == "GM-1201"
-    assert market.submit(max_fee=5)
+    assert market.submit(max_fee=5).state is JobState.QUEUED
 
 
 def test_no_more_jobs_are_taken_than_may_be_open():
@@ -164,21 +165,23 @@ def test_an_escrow_that_shrinks_stops_new_leases_until_it_is_filled(market):
     job = market.submit()
     market.todo.clear()
     requester = make_address("requester")
-    market.post(events.EscrowSeen(at=NOW, requester=requester, balance=1, block=200))
+    market.post(events.EscrowSeen(at=NOW, requester=requester, balance=Amount(1), block=200))
     assert market.join("provider-2").address in market.state.providers
     assert not [effect for effect in market.todo if hasattr(effect, "lease")]
-    filled = events.EscrowSeen(at=NOW, requester=requester, balance=10**9, block=201)
+    filled = events.EscrowSeen(at=NOW, requester=requester, balance=Amount(10**9), block=201)
     assert [effect.lease.unit for effect in market.post(filled)] == [2, 3]
     assert job.reason is None
 
 
 def test_an_older_reading_of_an_escrow_is_dropped(market):
     market.submit()
-    stale = events.EscrowSeen(at=NOW, requester=make_address("requester"), balance=1, block=1)
+    stale = events.EscrowSeen(
+        at=NOW, requester=make_address("requester"), balance=Amount(1), block=1
+    )
     market.post(stale)
     assert market.state.escrows[make_address("requester")].balance == 10**9
 
 
 def test_a_job_checked_in_full_may_promise_more_checks_than_tasks(market):
     spec = make_spec(verify=VerifyPolicy(mode="full"))
-    assert market.submit(spec, checks=40, escrow=10**9)
+    assert market.submit(spec, checks=40, escrow=10**9).order.body.fee_line == 44

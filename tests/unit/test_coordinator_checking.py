@@ -17,20 +17,9 @@ from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.lease import LeaseState
 from gpumarket.protocol.sampling import draw_sample
 from gpumarket.testing.factories import change, make_address, make_cid, make_hash, make_spec, sign
-from tests.coordinator_market import Market
+from tests.coordinator_market import Market, list_sent, play_until
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
-
-
-def play_until(market, condition):
-    for _ in range(900):
-        if condition(market):
-            return
-        if market.todo:
-            market.perform(market.todo.pop(0))
-        else:
-            market.deliver(market.inbox.pop(0))
-    raise AssertionError("it never came to that")
 
 
 def make_market(kind=None, *, units=2, verify=None, provider=None, **settings):
@@ -40,16 +29,8 @@ def make_market(kind=None, *, units=2, verify=None, provider=None, **settings):
     market.join_verifier(card={"slots": 8})
     market.submit(make_spec(units=units, verify=verify or VerifyPolicy(mode="full")))
     if kind is not None:
-        play_until(market, lambda m: bool(find_sent(m, kind)))
+        play_until(market, lambda m: bool(list_sent(m.todo, kind)))
     return market
-
-
-def find_sent(market, kind):
-    return [
-        effect.message
-        for effect in market.todo
-        if isinstance(effect, SendMessage) and isinstance(effect.message, kind)
-    ]
 
 
 def say(market, message, sender):
@@ -89,7 +70,7 @@ def test_the_sample_is_what_the_seed_draws_from_the_committed_list():
 
 def test_a_verifier_is_not_shown_the_first_result():
     market = make_market(messages.CheckRequested)
-    request = find_sent(market, messages.CheckRequested)[0]
+    request = list_sent(market.todo, messages.CheckRequested)[0]
     result = market.providers[P1].results
     shown = encode_document(request)
     assert not any(r.salt in shown or r.output.encode() in shown for r in result.values())
@@ -98,7 +79,7 @@ def test_a_verifier_is_not_shown_the_first_result():
 def test_without_verification_the_results_are_opened_at_once():
     market = make_market(messages.OpeningsRequested, verify=VerifyPolicy(mode="none"))
     assert market.state.epochs[1].checks == {}
-    (request,) = find_sent(market, messages.OpeningsRequested)
+    (request,) = list_sent(market.todo, messages.OpeningsRequested)
     assert len(request.lease_ids) == 2 and request.seals == ()
 
 
@@ -107,7 +88,7 @@ def test_a_verifier_gets_no_more_checks_than_it_has_slots():
     market.join("provider-1", offer={"slots": 8})
     market.join_verifier(card={"slots": 1})
     market.submit(make_spec(units=3, verify=VerifyPolicy(mode="full")))
-    play_until(market, lambda m: bool(find_sent(m, messages.CheckRequested)))
+    play_until(market, lambda m: bool(list_sent(m.todo, messages.CheckRequested)))
     states = [check.state for check in market.state.epochs[1].checks.values()]
     assert states.count(CheckState.ASKED) == 1 and states.count(CheckState.WAITING) == 2
     market.run()
@@ -155,7 +136,8 @@ def asked():
     """The two checks of a job are asked; nobody has answered."""
     market = make_market(messages.CheckRequested)
     market.seals = [
-        market.verifiers[V1].seal(request) for request in find_sent(market, messages.CheckRequested)
+        market.verifiers[V1].seal(request)
+        for request in list_sent(market.todo, messages.CheckRequested)
     ]
     market.todo.clear()
     return market
@@ -238,7 +220,7 @@ def test_a_verifier_may_decline(asked):
 def sealed():
     """Both checks are sealed; the provider is asked to open."""
     market = make_market(messages.OpeningsRequested)
-    market.opened = market.providers[P1].open(find_sent(market, messages.OpeningsRequested)[0])
+    market.opened = market.providers[P1].open(list_sent(market.todo, messages.OpeningsRequested)[0])
     market.todo.clear()
     return market
 
@@ -250,9 +232,10 @@ def test_opened_results_are_shown_to_their_verifiers_and_fetched(sealed):
         (0, make_cid("output 0"), 1_000_000),
         (1, make_cid("output 1"), 1_000_000),
     ]
-    shown = [effect for effect in effects if isinstance(effect, SendMessage)]
-    assert {effect.recipient for effect in shown} == {V1}
-    assert {effect.message.opening for effect in shown} == set(sealed.opened.openings)
+    shown = [e for e in effects if isinstance(e, SendMessage)]
+    assert {e.recipient for e in shown} == {V1}
+    openings = {message.opening for message in list_sent(effects, messages.ResultShown)}
+    assert openings == set(sealed.opened.openings) and len(shown) == 2
 
 
 def spoil_opening(opened, *, result=None, **changes):
@@ -291,7 +274,7 @@ def test_a_provider_that_does_not_open_everything_is_paid_nothing(sealed):
     leases = list(sealed.state.leases.values())[:2]
     assert {(le.state, le.reason.code) for le in leases} == {(LeaseState.ENDED, "GM-7102")}
     assert job.excluded == [P1] and sealed.state.standings[P1].days[0].withheld == 1
-    (closed,) = find_sent(sealed, messages.EpochClosed)
+    (closed,) = list_sent(sealed.todo, messages.EpochClosed)
     assert closed.accepted == () and len(closed.rejected) == 2
     assert say(sealed, sealed.opened, P1) == []
 
@@ -319,8 +302,8 @@ def test_a_result_that_breaks_a_rule_cannot_be_opened_though_it_was_committed(re
         lease_id=lease.lease_id, receipt=sign(receipt, "provider-1"), duration_ms=1_000
     )
     say(market, finish, P1)
-    play_until(market, lambda m: bool(find_sent(m, messages.OpeningsRequested)))
-    opened = provider.open(find_sent(market, messages.OpeningsRequested)[0])
+    play_until(market, lambda m: bool(list_sent(m.todo, messages.OpeningsRequested)))
+    opened = provider.open(list_sent(market.todo, messages.OpeningsRequested)[0])
     assert is_refused(market, opened, P1)
 
 
@@ -331,7 +314,7 @@ def test_a_result_that_breaks_a_rule_cannot_be_opened_though_it_was_committed(re
 def shown():
     """One task, opened, fetched and shown; the verifier has not judged yet."""
     market = make_market(messages.ResultShown, units=1)
-    message = find_sent(market, messages.ResultShown)[0]
+    message = list_sent(market.todo, messages.ResultShown)[0]
     for effect in [e for e in market.todo if isinstance(e, FetchOutput)]:
         market.perform(effect)
     market.todo.clear()

@@ -19,7 +19,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.signing import keccak256
 from gpumarket.testing.factories import change, make_address, make_hash, make_spec, sign
-from tests.coordinator_market import Market, refuse_chain
+from tests.coordinator_market import Market, play_until, refuse_chain
 
 P1, P2 = make_address("provider-1"), make_address("provider-2")
 
@@ -34,17 +34,6 @@ def market():
     market.submit()
     play_until(market, lambda m: bool(m.state.open_epochs))
     return market
-
-
-def play_until(market, condition):
-    for _ in range(500):
-        if condition(market):
-            return
-        if market.todo:
-            market.perform(market.todo.pop(0))
-        else:
-            market.deliver(market.inbox.pop(0))
-    raise AssertionError("it never came to that")
 
 
 def say(market, message, sender):

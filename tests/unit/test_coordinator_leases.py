@@ -21,7 +21,7 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
-from tests.coordinator_market import DURATION_MS, Market
+from tests.coordinator_market import DURATION_MS, Market, list_sent
 
 P1, P2 = make_address("provider-1"), make_address("provider-2")
 
@@ -203,7 +203,7 @@ def test_a_program_that_fails_on_two_providers_is_the_requesters_fault(market, j
         text="task 0 failed 2 times on 2 providers: the program ended with exit code 2",
         fault="requester",
     )
-    cancelled = {effect.message.lease_id for effect in effects if isinstance(effect, SendMessage)}
+    cancelled = {message.lease_id for message in list_sent(effects, messages.LeaseCancelled)}
     assert cancelled == {le.lease_id for le in get_leases(market) if le.unit != 0}
     money = compute_money(market.state, job)
     assert (money.spent, money.returned, money.locked) == (0, money.exposure, 0)
@@ -214,9 +214,9 @@ def test_a_program_that_fails_where_nobody_else_fits_ends_after_a_while(market, 
     say(market, make_failure(market))
     market.refresh()
     market.wait(59)
-    assert job.reason is None
+    assert job.state is not JobState.FAILED
     market.wait(1)
-    assert (job.state, job.reason.fault) == (JobState.FAILED, "requester")
+    assert job.state is JobState.FAILED and job.reason.fault == "requester"
     assert job.reason.text.endswith("no other provider fits to try it")
 
 
@@ -225,11 +225,8 @@ def test_a_failure_counts_against_the_retries_whoever_is_to_blame():
     market.join("provider-1")
     job = market.submit(make_spec(units=1, retry=Retry(attempts_max=0)))
     say(market, make_failure(market, reason=make_reason(code="GM-5201", fault="provider")))
-    assert (job.state, job.reason.code, job.reason.fault) == (
-        JobState.FAILED,
-        "GM-5201",
-        "provider",
-    )
+    assert job.state is JobState.FAILED and job.reason is not None
+    assert (job.reason.code, job.reason.fault) == ("GM-5201", "provider")
 
 
 def test_a_provider_that_failed_a_task_does_not_get_it_again(market, job):

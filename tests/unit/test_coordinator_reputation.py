@@ -9,6 +9,7 @@ from coordinator.core.reputation import (
     compute_reputation,
     find_today,
 )
+from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.factories import NOW
 
 DAY = NOW // 86_400
@@ -48,10 +49,10 @@ def test_a_day_is_one_record_and_old_days_go():
     find_today(standing, NOW).accepted += 1
     assert standing.days == [DayFacts(day=DAY, accepted=2)]
     for days in range(1, 500):
-        find_today(standing, NOW + days * 86_400)
+        find_today(standing, Timestamp(NOW + days * 86_400))
     assert len(standing.days) == 400
 
 
 def test_value_is_shown_and_not_weighed():
-    rich = DayFacts(day=DAY, accepted=1, earned=10**12)
+    rich = DayFacts(day=DAY, accepted=1, earned=Amount(10**12))
     assert reputation_of(rich) == reputation_of(DayFacts(day=DAY, accepted=1))

@@ -21,6 +21,7 @@ from coordinator.core.lifecycle import JobState, PartStage
 from gpumarket.protocol import messages
 from gpumarket.protocol.lease import LeaseState
 from gpumarket.protocol.signing import Domain
+from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import (
     ANYWHERE,
     DOMAIN,
@@ -35,7 +36,7 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
-from tests.coordinator_market import Market
+from tests.coordinator_market import Market, play_until
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
 
@@ -47,7 +48,7 @@ def make_join(name="provider-1", *, session=1, running=(), **offer):
         session=session,
         offer=make_signed_offer(name, **offer),
         running=running,
-        stake=0,
+        stake=Amount(0),
     )
 
 
@@ -57,7 +58,7 @@ def make_verifier_join(name="verifier-1", *, session=1, **card):
         sender=make_address(name),
         session=session,
         card=make_signed_card(name, **card),
-        stake=0,
+        stake=Amount(0),
     )
 
 
@@ -283,25 +284,14 @@ def test_a_verifier_gone_longer_than_the_grace_gives_its_checks_to_another():
     market.leave_verifier()
     market.join_verifier("verifier-2")
     market.wait(10)
-    assert [e.recipient for e in market.todo if _asks(e)] == [make_address("verifier-2")]
+    sent = [effect for effect in market.todo if isinstance(effect, SendMessage)]
+    assert [e.recipient for e in sent if _asks(e)] == [make_address("verifier-2")]
     market.run()
     assert job.state is JobState.SETTLED
 
 
 def _asks(effect):
     return isinstance(effect, SendMessage) and isinstance(effect.message, messages.CheckRequested)
-
-
-def play_until(market, condition):
-    """Play fairly until something is so, but no further."""
-    for _ in range(500):
-        if condition(market):
-            return
-        if market.todo:
-            market.perform(market.todo.pop(0))
-        else:
-            market.deliver(market.inbox.pop(0))
-    raise AssertionError("it never came to that")
 
 
 # ---- restarts ------------------------------------------------------------------------------

@@ -8,28 +8,18 @@ from coordinator.core import events
 from coordinator.core.effects import PostBatch
 from coordinator.core.invariants import check_state
 from coordinator.core.lifecycle import JobState, UnitState
-from coordinator.core.reporting import describe_next, explain_job, find_job
+from coordinator.core.reporting import NextStep, describe_next, explain_job, find_job
 from coordinator.core.settling import compute_money, list_payments
 from gpumarket.protocol.errors import InvalidInput, LocalProtocolError
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.settlement import compute_fee_evidence
+from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import make_address, make_hash, make_spec
-from tests.coordinator_market import DURATION_MS, Market, refuse_chain
+from tests.coordinator_market import DURATION_MS, Market, play_until, refuse_chain
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
 UNIT_PRICE = -(-400_000 * DURATION_MS // 3_600_000)
-
-
-def play_until(market, condition):
-    for _ in range(900):
-        if condition(market):
-            return
-        if market.todo:
-            market.perform(market.todo.pop(0))
-        else:
-            market.deliver(market.inbox.pop(0))
-    raise AssertionError("it never came to that")
 
 
 def make_market(*, units=2, verify=None, order=None, **settings):
@@ -240,7 +230,7 @@ def test_a_job_is_found_by_the_beginning_of_its_id():
 
 def test_at_every_moment_somebody_is_named_who_must_act():
     market = make_market()
-    steps = []
+    steps: list[NextStep] = []
 
     def look(m):
         step = describe_next(m.state, get_job(m))
@@ -268,7 +258,7 @@ def test_a_waiting_job_says_what_it_waits_for():
     market.leave("provider-1")
     assert describe_next(market.state, job).code == "GM-4021"
     requester = make_address("requester")
-    market.post(events.EscrowSeen(at=market.now, requester=requester, balance=1, block=500))
+    market.post(events.EscrowSeen(at=market.now, requester=requester, balance=Amount(1), block=500))
     assert describe_next(market.state, job).code == "GM-3011"
 
 

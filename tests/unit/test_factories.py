@@ -31,12 +31,10 @@ def test_every_factory_of_a_plain_value_is_tried_above():
 
 
 def test_signed_values_verify():
-    for signed in (
-        factories.make_signed_order(),
-        factories.make_signed_offer("provider-2"),
-        factories.make_signed_card(),
-    ):
-        assert verify(signed, factories.DOMAIN).signer == signed.signer
+    order, offer = factories.make_signed_order(), factories.make_signed_offer("provider-2")
+    assert verify(order, factories.DOMAIN).signer == factories.make_address("requester")
+    assert verify(offer, factories.DOMAIN).signer == factories.make_address("provider-2")
+    assert verify(factories.make_signed_card(), factories.DOMAIN).body.verifier
 
 
 def test_the_default_order_fits_the_default_job():
