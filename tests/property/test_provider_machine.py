@@ -85,7 +85,7 @@ class Market(RuleBasedStateMachine):
         self.receipts: dict[Hash32, set[Hash32]] = {}
         self.openings: dict[Hash32, set[bytes]] = {}
         self.phases: dict[Hash32, Phase] = {}
-        self.restarts = 0
+        self.salts = 0
 
     @initialize()
     def start(self) -> None:
@@ -135,13 +135,16 @@ class Market(RuleBasedStateMachine):
         if event is not None:
             self.post(event)
 
-    @rule()
-    def answer_everything(self) -> None:
+    @rule(is_repeated=st.booleans())
+    def answer_everything(self, is_repeated: bool) -> None:
+        """Work goes well; as after a crash, everything may be done twice."""
         for _ in range(20 * len(LEASES)):
             if self.outstanding:
-                event = self.perform(self.outstanding.pop(0), succeeds=True)
-                if event is not None:
-                    self.post(event)
+                effect = self.outstanding.pop(0)
+                answers = [self.perform(effect, succeeds=True) for _ in range(1 + is_repeated)]
+                for event in answers:
+                    if event is not None:
+                        self.post(event)
 
     def find_in(self, *phases: Phase) -> tuple[Hash32, ...]:
         leases = self.state.leases.values()
@@ -154,10 +157,11 @@ class Market(RuleBasedStateMachine):
     def request(self, epoch: int, lease_ids: tuple[Hash32, ...]) -> None:
         self.hear(messages.RootRequested(epoch=epoch, lease_ids=lease_ids))
 
-    @rule(epoch=st.integers(1, 3), verifier=st.sampled_from(["", "verifier-1", "verifier-2"]))
-    def open_what_is_rooted(self, epoch: int, verifier: str) -> None:
-        for lease_id in self.find_in(Phase.ROOTED, Phase.OPENED):
-            self.demand(epoch, (lease_id,), verifier)
+    @rule(verifiers=st.lists(st.sampled_from(["", "verifier-1", "verifier-2"]), max_size=2))
+    def open_what_is_rooted(self, verifiers: list[str]) -> None:
+        for verifier in verifiers:
+            for lease_id in self.find_in(Phase.ROOTED, Phase.OPENED):
+                self.demand(self.state.leases[lease_id].epoch or 0, (lease_id,), verifier)
 
     def demand(self, epoch: int, lease_ids: tuple[Hash32, ...], verifier: str) -> None:
         seals = []
@@ -183,7 +187,8 @@ class Market(RuleBasedStateMachine):
             case effects.RunUnit(lease=lease):
                 return events.UnitRan(at=at, lease_id=lease.lease_id, duration_ms=9_000)
             case effects.StoreOutput(lease_id=lease_id):
-                salt = make_hash(f"salt {len(self.journal)}")  # another one at each attempt
+                self.salts += 1
+                salt = make_hash(f"salt {self.salts}")
                 return events.OutputStored(
                     at=at, lease_id=lease_id, output=make_cid(), output_bytes=1, salt=salt
                 )
