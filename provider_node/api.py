@@ -21,6 +21,8 @@ from provider_node.core.metering import IDLE
 from provider_node.core.state import ACTIVE, Lease, Phase, ProviderState
 
 ACCEPTED = "accepted"
+URL_FILE = "api.url"
+"""In the data folder: where the running node answers its owner."""
 
 
 def render_status(state: ProviderState, *, peer_id: str, now: Timestamp) -> str:

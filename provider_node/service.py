@@ -33,7 +33,7 @@ from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, Offer
 from gpumarket.protocol.signing import Domain, Signed
 from gpumarket.protocol.units import PPM, parse_money, parse_size
 from gpumarket.runtime import Runtime
-from provider_node.api import Figures, render_idleness, render_status
+from provider_node.api import URL_FILE, Figures, render_idleness, render_status
 from provider_node.cheat import Forger
 from provider_node.core.decide import Provider
 from provider_node.core.effects import Effect
@@ -54,8 +54,6 @@ from provider_node.perform import World, name_run, perform
 RENEW_SECONDS = OFFER_LIFETIME_SECONDS / 2
 COLLECT_SECONDS = 600.0
 CHAIN_SECONDS = 30.0
-URL_FILE = "api.url"
-"""In the data folder: where the running node answers its owner."""
 _RUNTIMES = {"runc": "runc", "gvisor": "runsc"}
 
 

@@ -22,9 +22,15 @@ from provider_node.core.terms import Terms
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
-    """Something that happened; `VOLATILE` ones are not journaled and change display only."""
+    """
+    Something that happened.
+
+    `VOLATILE` ones are not journaled and change display only. `REPEATABLE` ones are journaled but
+    not synced to disk: nobody else has heard of them, and what they tell can be done again.
+    """
 
     VOLATILE: ClassVar[bool] = False
+    REPEATABLE: ClassVar[bool] = False
 
     at: Timestamp
 
@@ -86,11 +92,19 @@ class MessageReceived(_Event, frozen=True, kw_only=True):
 class UnitPrepared(_Event, frozen=True, kw_only=True):
     """The inputs are staged and the engine has the image."""
 
+    REPEATABLE: ClassVar[bool] = True
+
     lease_id: Hash32
 
 
 class UnitRan(_Event, frozen=True, kw_only=True):
-    """The program ended well within its limits; its output lies on our disk."""
+    """
+    The program ended well within its limits; its output lies on our disk.
+
+    No more synced than that output is: power loss takes both, and the program runs again.
+    """
+
+    REPEATABLE: ClassVar[bool] = True
 
     lease_id: Hash32
     duration_ms: U64
@@ -106,7 +120,13 @@ class OutputStored(_Event, frozen=True, kw_only=True):
 
 
 class ReceiptSigned(_Event, frozen=True, kw_only=True):
-    """The operator key signed the receipt that was asked for."""
+    """
+    The operator key signed the receipt that was asked for.
+
+    The same receipt gives the same signature again.
+    """
+
+    REPEATABLE: ClassVar[bool] = True
 
     lease_id: Hash32
     receipt: Signed[Receipt]
