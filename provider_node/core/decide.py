@@ -189,11 +189,11 @@ def _hear(state: ProviderState, event: MessageReceived) -> list[Effect]:
             lease = state.find_lease(lease_id, sender)
             return [] if lease is None else _cancel(state, lease, reason, at)
         case messages.RootRequested() as request:
-            return sign_root(state, sender, request, at)
+            return sign_root(state, sender, request, at=at)
         case messages.OpeningsRequested() as request:
-            return open_results(state, sender, request, at)
+            return open_results(state, sender, request, at=at)
         case messages.EpochClosed() as closed:
-            return close_epoch(state, sender, closed, at)
+            return close_epoch(state, sender, closed, at=at)
 
 
 def _consider(
@@ -209,7 +209,7 @@ def _consider(
     )
     if isinstance(verdict, Refused):
         state.tally.note_seen(event.at, verdict.code)
-        declined = make_declined(offer.lease_id, verdict.code, verdict.need, verdict.have)
+        declined = make_declined(offer.lease_id, verdict.code, need=verdict.need, have=verdict.have)
         return [SendMessage(coordinator=sender, message=declined)]
     state.tally.note_seen(event.at, "accepted")
     state.leases[offer.lease_id] = Lease(

@@ -20,13 +20,13 @@ from provider_node.core.effects import Effect, SendMessage, SignOpenings, SignRo
 from provider_node.core.state import CLAIMED, Lease, Phase, ProviderState, end_lease
 
 
-def make_declined(about: Hash32, code: str, need: str, have: str) -> messages.Declined:
+def make_declined(about: Hash32, code: str, *, need: str, have: str) -> messages.Declined:
     """Say no to one thing that was asked, cut to what fits a message."""
     return messages.Declined(about=about, code=code[:200], need=need[:200], have=have[:200])
 
 
 def sign_root(
-    state: ProviderState, sender: Address, request: messages.RootRequested, at: Timestamp
+    state: ProviderState, sender: Address, request: messages.RootRequested, *, at: Timestamp
 ) -> list[Effect]:
     """Sign the root over receipts of ours, or say which one does not belong."""
     leases = []
@@ -34,11 +34,15 @@ def sign_root(
         lease = state.find_lease(lease_id, sender)
         if lease is None or not _can_root(lease, request.epoch):
             have = "unknown" if lease is None else lease.phase.value
-            declined = make_declined(lease_id, "root", "a receipt of ours not yet opened", have)
+            declined = make_declined(
+                lease_id, "root", need="a receipt of ours not yet opened", have=have
+            )
             return [SendMessage(coordinator=sender, message=declined)]
         leases.append(lease)
     if not leases or len(set(request.lease_ids)) != len(leases):
-        declined = make_declined(ZERO_HASH, "root", "leases, each once", f"{len(leases)} leases")
+        declined = make_declined(
+            ZERO_HASH, "root", need="leases, each once", have=f"{len(leases)} leases"
+        )
         return [SendMessage(coordinator=sender, message=declined)]
     for lease in leases:
         lease.epoch = request.epoch
@@ -69,7 +73,7 @@ def _make_root(
 
 
 def open_results(
-    state: ProviderState, sender: Address, request: messages.OpeningsRequested, at: Timestamp
+    state: ProviderState, sender: Address, request: messages.OpeningsRequested, *, at: Timestamp
 ) -> list[Effect]:
     """Open the results of an epoch, naming the seal of each sampled one."""
     seals = _collect_seals(state, request.seals)
@@ -80,7 +84,7 @@ def open_results(
         if lease is None or not is_open or lease.epoch != request.epoch:
             have = "unknown" if lease is None else f"{lease.phase.value}, epoch {lease.epoch}"
             declined = make_declined(
-                lease_id, "opening", f"a receipt in epoch {request.epoch}", have
+                lease_id, "opening", need=f"a receipt in epoch {request.epoch}", have=have
             )
             return [SendMessage(coordinator=sender, message=declined)]
         opened.append(lease)
@@ -110,7 +114,7 @@ def _collect_seals(state: ProviderState, seals: tuple[Signed[Seal], ...]) -> dic
 
 
 def close_epoch(
-    state: ProviderState, sender: Address, closed: messages.EpochClosed, at: Timestamp
+    state: ProviderState, sender: Address, closed: messages.EpochClosed, *, at: Timestamp
 ) -> list[Effect]:
     """Note which receipts are paid and which are not."""
     rejected = closed.reason or Reason(

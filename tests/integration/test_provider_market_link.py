@@ -380,7 +380,7 @@ async def test_what_the_handler_refuses_counts_against_the_member(market: Market
     async def refuse(member: Member, message: Message) -> None:
         raise RemoteProtocolError("nonsense")
 
-    market.desk.handle_message = refuse  # type: ignore[method-assign]
+    market.desk.handle_message = refuse  # type: ignore[method-assign]  # one method of the desk is another
     async with market.dial_raw() as (session, peer_id):
         await session.send(seal(make_hello("attacker", peer_id)))
         for number in range(2, LIMITS.bad_messages_max + 3):

@@ -156,9 +156,9 @@ def stage(tmp_path: Path) -> Stage:
         posted.append(event)
 
     world = World(
-        identity=FakeIdentity(make_key("provider-1")),  # type: ignore[arg-type]
+        identity=FakeIdentity(make_key("provider-1")),  # type: ignore[arg-type]  # a fake of what is used
         domain=DOMAIN,
-        runner=runner,  # type: ignore[arg-type]
+        runner=runner,  # type: ignore[arg-type]  # a fake of what is used
         link=link,
         post=post,
         clock=SystemClock(),
