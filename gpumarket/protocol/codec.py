@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import libipld
 import msgspec
 
+from gpumarket.protocol.dagcbor import write_dag_cbor
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Hash32
 
@@ -27,7 +28,7 @@ DOCUMENT_BYTES_MAX = 8 * 2**20
 
 def encode_document(value: object) -> bytes:
     """Encode a typed value as canonical DAG-CBOR."""
-    return bytes(libipld.encode_dag_cbor(_to_plain(value)))
+    return write_dag_cbor(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def decode_document_untrusted(
@@ -77,8 +78,10 @@ def from_dag_json_untrusted(
     try:
         parsed = json.loads(text, object_pairs_hook=_refuse_repeated_keys)
         plain = _from_json(parsed)
-        return msgspec.convert(plain, as_type, strict=True, builtin_types=(bytes,))
-    except (ValueError, RecursionError, TypeError, OverflowError) as error:
+        value = msgspec.convert(plain, as_type, strict=True, builtin_types=(bytes,))
+        encode_document(value)  # JSON can spell half a character, which no document holds
+        return value
+    except (ValueError, RecursionError, TypeError, OverflowError, InvalidInput) as error:
         raise RemoteProtocolError(f"not DAG-JSON of a {_name(as_type)}: {error}") from error
 
 

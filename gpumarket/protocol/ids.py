@@ -18,7 +18,7 @@ Signature = Annotated[bytes, Meta(min_length=65, max_length=65)]
 """secp256k1: r, s (low half), v in {27, 28}."""
 Cid = Annotated[str, Meta(min_length=46, max_length=100)]
 """A content identifier as text; see `cids.py`."""
-ImageDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+ImageDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """The digest of an image's configuration, which names its layers."""
 PeerId = Annotated[str, Meta(min_length=1, max_length=100)]
 Multiaddr = Annotated[str, Meta(min_length=1, max_length=300)]
@@ -44,7 +44,7 @@ def format_short(address: bytes) -> str:
 
 def parse_address(text: str) -> Address:
     """Read a 0x-prefixed address; the checksum case is not required."""
-    if not _ADDRESS.match(text):
+    if not _ADDRESS.fullmatch(text):
         raise InvalidInput(f"{text!r} is not an address; it needs 0x and 40 hex digits")
     return bytes.fromhex(text[2:])
 

@@ -31,15 +31,24 @@ class Event(Protocol):
     """One event of the contract: addresses and hashes as bytes, numbers as int."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name as in the contract's ABI."""
+
     @property
-    def args(self) -> Mapping[str, Any]: ...
+    def args(self) -> Mapping[str, Any]:
+        """Values by their names in the ABI."""
+
     @property
-    def block(self) -> int: ...
+    def block(self) -> int:
+        """Number of the block."""
+
     @property
-    def log_index(self) -> int: ...
+    def log_index(self) -> int:
+        """Place among all logs of the block."""
+
     @property
-    def tx_hash(self) -> Hash32: ...
+    def tx_hash(self) -> Hash32:
+        """The transaction."""
 
 
 @dataclass(slots=True)

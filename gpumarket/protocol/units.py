@@ -27,16 +27,16 @@ Amount = NewType("Amount", int)
 Timestamp = NewType("Timestamp", int)
 """Unix seconds."""
 
-_MONEY = re.compile(r"^(\d{1,13})(?:\.(\d{1,18}))? ([A-Z][A-Z0-9]{1,9})$")
-_SIZE = re.compile(r"^(\d{1,15})(?:\.(\d{1,6}))?(KB|MB|GB|TB)?$")
-_DURATION = re.compile(r"^(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?$")
+_MONEY = re.compile(r"^(\d{1,13})(?:\.(\d{1,18}))? ([A-Z][A-Z0-9]{1,9})$", re.ASCII)
+_SIZE = re.compile(r"^(\d{1,15})(?:\.(\d{1,6}))?(KB|MB|GB|TB)?$", re.ASCII)
+_DURATION = re.compile(r"^(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?$", re.ASCII)
 _SIZE_UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PLACES: Final = {10**9: "GB", 10**6: "MB", 10**3: "KB"}
 
 
 def parse_money(text: str) -> Amount:
     """Read `12.50 USDC` exactly; refuse another token and digits below one base unit."""
-    match = _MONEY.match(text)
+    match = _MONEY.fullmatch(text)
     if match is None or match[3] != TOKEN_SYMBOL:
         raise InvalidInput(f"{text!r} is not money; write it like 12.50 {TOKEN_SYMBOL}")
     fraction = (match[2] or "").rstrip("0")
@@ -59,7 +59,7 @@ def format_money(amount: int) -> str:
 
 def parse_size(text: str | int) -> int:
     """Read `16GB` (decimal units) or a bare number as bytes."""
-    match = _SIZE.match(str(text))
+    match = _SIZE.fullmatch(str(text))
     if match is None:
         raise InvalidInput(f"{text!r} is not a size; write it like 16GB")
     unit = _SIZE_UNITS[match[3] or ""]
@@ -79,7 +79,7 @@ def format_size(size_bytes: int) -> str:
 
 def parse_duration(text: str) -> int:
     """Read `1h30m` as whole seconds."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if match is None or not text:
         raise InvalidInput(f"{text!r} is not a duration; write it like 45m or 1h30m")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
