@@ -89,6 +89,7 @@ class Service:
             desk = Desk(
                 read_state=lambda: self._runtime.state,
                 post=self._post,
+                wait_moved=self._runtime.wait_moved,
                 chain=self._equipment.chain,
                 content=self._equipment.content,
                 clock=self._clock,

@@ -3,7 +3,9 @@ The loop every role shares: event, journal, decide, effects, perform.
 
 An event is journaled before it is decided, so a process that dies replays to the state it
 had. Replay drops effects; the `ProcessStarted` event that follows asks the state for every
-effect still outstanding, which is why effects must be safe to perform twice.
+effect still outstanding, which is why effects must be safe to perform twice. A class of events
+that says `REPEATABLE` is not waited for on disk: were one lost with the power, its effect would
+be performed again and tell the same.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Journal(Protocol):
     async def load(self) -> tuple[bytes | None, list[bytes]]:
         """Return the newest snapshot and the events after it."""
 
-    async def append(self, events: list[bytes]) -> None:
-        """Store events durably before returning."""
+    async def append(self, events: list[bytes], *, is_synced: bool = True) -> None:
+        """Store events durably before returning; unsynced ones power loss may take."""
 
     async def save_snapshot(self, snapshot: bytes) -> None:
         """Store the present state and drop older events."""
@@ -106,12 +108,18 @@ class Runtime(Generic[E, F]):
             effects = await self._apply(event)
         for effect in effects:
             self._nursery.start_soon(self._perform, effect)
-        self._moved.set()
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    async def wait_moved(self) -> None:
+        """Return when the next event is decided; read the state first, without a pause between."""
+        await self._moved.wait()
 
     async def _apply(self, event: E) -> list[F]:
         async with self._turn:
             if not getattr(event, "VOLATILE", False):
-                await self._journal.append([self._encoder.encode(event)])
+                is_synced = not getattr(event, "REPEATABLE", False)
+                await self._journal.append([self._encoder.encode(event)], is_synced=is_synced)
                 self._since_snapshot += 1
             effects: list[F] = self.state.decide(event)
             if self._since_snapshot >= self.snapshot_every:
@@ -129,11 +137,10 @@ class Runtime(Generic[E, F]):
 
     async def _watch_deadlines(self) -> None:
         while True:
-            self._moved = trio.Event()
             deadline = self.state.find_next_deadline()
             wait = IDLE_SECONDS if deadline is None else max(0, deadline - self._clock.now())
             with trio.move_on_after(wait) as timer:
-                await self._moved.wait()
+                await self.wait_moved()
             if timer.cancelled_caught and deadline is not None:
                 await self.post(self._make_time_passed(self._clock.now()))
                 # Whole seconds: a deadline that is not cleared must not spin the loop.

@@ -211,8 +211,6 @@ async def _run_watched(effect: RunUnit, world: World) -> RunResult:
 
 async def _run_program(effect: RunUnit, meter: ProgressMeter, world: World) -> RunResult:
     lease, name = effect.lease, name_run(effect.lease.lease_id)
-    # A container of the same name is what a killed process of ours left.
-    await world.runner.stop(name)
     return await world.runner.run(
         lease.job,
         lease.unit,

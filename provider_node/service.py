@@ -74,7 +74,9 @@ async def serve(config: ProviderConfig, log: Log) -> None:
             removed = await sandbox.remove_leftovers()
             facts = await sandbox.probe(_RUNTIMES[config.provider.isolation])
             log.info("sandbox tried", engine=facts.engine_version, leftovers_removed=removed)
-            await Service(config, equipment, sandbox).run()
+            service = Service(config, equipment, sandbox)
+            async with sandbox.tidying():
+                await service.run()
         finally:
             sandbox.close()
 

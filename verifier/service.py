@@ -55,7 +55,9 @@ async def serve(config: VerifierConfig, log: Log) -> None:
         try:
             await sandbox.remove_leftovers()
             await sandbox.probe()
-            await Service(config, equipment, sandbox).run()
+            service = Service(config, equipment, sandbox)
+            async with sandbox.tidying():
+                await service.run()
         finally:
             sandbox.close()
 

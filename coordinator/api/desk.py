@@ -52,6 +52,7 @@ class Desk:
 
     read_state: Callable[[], State]
     post: Callable[[Any], Awaitable[None]]
+    wait_moved: Callable[[], Awaitable[None]]
     chain: Chain
     content: EmbeddedNode
     clock: SystemClock
@@ -286,9 +287,17 @@ class Desk:
         """Build the proof of execution as its canonical bytes."""
         return encode_document(self.make_proof(name))
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait on the trio side, where the clock of every wait is."""
-        await trio.sleep(seconds)
+    async def await_events(
+        self, name: str, after: int, *, seconds: float
+    ) -> tuple[list[Json], bool]:
+        """List events like `list_events`, but while there are none wait for one, for a while."""
+        job = self._find_job(name)
+        with trio.move_on_after(seconds):
+            # The newest number tells; the list is long and the market moves often.
+            while not job.is_over and (not job.log or job.log[-1].sequence <= after):
+                await self.wait_moved()
+                job = self.read_state().jobs.get(job.order_hash, job)
+        return self.list_events(name, after)
 
     def _find_job(self, name: str) -> Job:
         state = self.read_state()

@@ -29,9 +29,9 @@ CAR_TYPE = "application/vnd.ipld.car"
 RAW_TYPE = "application/vnd.ipld.raw"
 DAG_CBOR_TYPE = "application/vnd.ipld.dag-cbor"
 EVENT_STREAM = "text/event-stream"
-EVENTS_POLL_SECONDS = 0.2
-EVENTS_SECONDS_MAX = 3600.0
-KEEPALIVE_POLLS = 75
+KEEPALIVE_SECONDS = 15.0
+STREAM_WAITS_MAX = 10_000
+"""A stream ends after so many; the client takes it up again where it was."""
 DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)
 TRIO: web.AppKey[TrioSide] = web.AppKey("trio", TrioSide)
 
@@ -238,17 +238,17 @@ async def _stream_events(request: web.Request, job: str, after: int) -> web.Stre
         headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
     )
     await response.prepare(request)
-    for poll in range(int(EVENTS_SECONDS_MAX / EVENTS_POLL_SECONDS)):
+    for _ in range(STREAM_WAITS_MAX):
         for entry in entries:
             after = entry["id"]
             data = json.dumps(entry, ensure_ascii=False)
             await response.write(f"id: {after}\ndata: {data}\n\n".encode())
         if is_over and not entries:
             break
-        if poll % KEEPALIVE_POLLS == 0:
+        wait = partial(desk.await_events, job, after, seconds=KEEPALIVE_SECONDS)
+        entries, is_over = await request.app[TRIO](wait)
+        if not entries and not is_over:
             await response.write(b": still here\n\n")
-        await request.app[TRIO](desk.sleep, EVENTS_POLL_SECONDS)
-        entries, is_over = await _ask(request, desk.list_events, job, after)
     await response.write_eof()
     return response
 

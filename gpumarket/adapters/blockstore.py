@@ -55,6 +55,8 @@ class FileBlockStore:
         self._quota_bytes = quota_bytes
         self._lock = threading.Lock()
         self._writes = 0
+        self.removals = 0
+        """Blocks removed since the folder was opened: no more of them, and what is whole stays so."""
         with _translate_os_errors("opened", folder):
             for part in (self._blocks, self._pins, self._temporary):
                 part.mkdir(parents=True, exist_ok=True)
@@ -254,6 +256,7 @@ class FileBlockStore:
         with self._lock, contextlib.suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
+            self.removals += 1
             self._used_bytes -= size
             self._count -= 1
 

@@ -37,6 +37,9 @@ THREADS_MAX = 4
 REQUEST_SECONDS = 10
 MINED_SECONDS = 60
 POLL_SECONDS = 0.2
+GAS_FACTOR = 2
+"""Over the estimate: a credit that matures before the block is made costs more storage. What is
+not used is not paid for."""
 EVENTS_BLOCKS_MAX = 5_000
 """Blocks in one log query."""
 
@@ -335,6 +338,8 @@ class Chain:
         transaction = function.build_transaction(
             {"from": sender, "nonce": eth.get_transaction_count(sender, "pending")}
         )
+        limit = int(eth.get_block("latest")["gasLimit"])
+        transaction["gas"] = min(GAS_FACTOR * transaction["gas"], limit)
         signed = self._account.sign_transaction(transaction)
         tx_hash = eth.send_raw_transaction(signed.raw_transaction)
         receipt = eth.wait_for_transaction_receipt(

@@ -2,7 +2,8 @@
 The journal: events in order on disk, and snapshots that bound their replay.
 
 SQLite in WAL mode with full synchronisation: an event that `append` returned for survives
-`kill -9` and power loss. One process owns a data folder; a second is refused.
+`kill -9` and power loss; without `is_synced` it survives `kill -9`, and power loss once any later
+event did. One process owns a data folder; a second is refused.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Journal(Protocol):
     async def load(self) -> tuple[bytes | None, list[bytes]]:
         """Return the newest snapshot, if any, and the events after it, oldest first."""
 
-    async def append(self, events: Sequence[bytes]) -> None:
-        """Store events durably, in order, before returning."""
+    async def append(self, events: Sequence[bytes], *, is_synced: bool = True) -> None:
+        """Store events durably, in order, before returning; unsynced ones power loss may take."""
 
     async def save_snapshot(self, snapshot: bytes) -> None:
         """Store the state after the last appended event and drop the events before it."""
@@ -67,16 +68,14 @@ class SqlJournal:
         """Return the newest snapshot, if any, and the events after it, oldest first."""
         return await trio.to_thread.run_sync(self._load, limiter=self._limiter)
 
-    async def append(self, events: Sequence[bytes]) -> None:
-        """Store events durably, in order, before returning."""
+    async def append(self, events: Sequence[bytes], *, is_synced: bool = True) -> None:
+        """Store events durably, in order, before returning; unsynced ones power loss may take."""
         # Not abandoned on cancel: a half-known append would fork memory from disk.
-        await trio.to_thread.run_sync(self._append, list(events), limiter=self._limiter)
+        await trio.to_thread.run_sync(self._append, list(events), is_synced, limiter=self._limiter)
 
     async def save_snapshot(self, snapshot: bytes) -> None:
         """Store the state after the last appended event and drop the events before it."""
-        await trio.to_thread.run_sync(
-            self._save_snapshot, snapshot, limiter=self._limiter
-        )
+        await trio.to_thread.run_sync(self._save_snapshot, snapshot, limiter=self._limiter)
 
     def close(self) -> None:
         """Close the database and let go of the data folder."""
@@ -90,9 +89,7 @@ class SqlJournal:
             ).first()
             after = newest.sequence if newest else 0
             rows = connection.execute(
-                sa.select(_events)
-                .where(_events.c.sequence > after)
-                .order_by(_events.c.sequence)
+                sa.select(_events).where(_events.c.sequence > after).order_by(_events.c.sequence)
             ).all()
         numbers = [row.sequence for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
@@ -100,12 +97,15 @@ class SqlJournal:
         self._sequence = after + len(rows)
         return (newest.body if newest else None), [row.body for row in rows]
 
-    def _append(self, events: list[bytes]) -> None:
+    def _append(self, events: list[bytes], is_synced: bool) -> None:
         rows = [
             {"sequence": self._sequence + 1 + offset, "body": body}
             for offset, body in enumerate(events)
         ]
+        level = "FULL" if is_synced else "NORMAL"
         with self._engine.begin() as connection:
+            # Outside of a transaction yet: it begins with the insert.
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
             connection.execute(sa.insert(_events), rows)
         self._sequence += len(rows)
 
@@ -114,13 +114,9 @@ class SqlJournal:
             connection.execute(
                 sa.insert(_snapshots), {"sequence": self._sequence, "body": snapshot}
             )
-            kept = sa.select(_snapshots.c.sequence).order_by(
-                _snapshots.c.sequence.desc()
-            )
+            kept = sa.select(_snapshots.c.sequence).order_by(_snapshots.c.sequence.desc())
             oldest = connection.execute(kept.limit(SNAPSHOTS_KEPT)).scalars().all()[-1]
-            connection.execute(
-                sa.delete(_snapshots).where(_snapshots.c.sequence < oldest)
-            )
+            connection.execute(sa.delete(_snapshots).where(_snapshots.c.sequence < oldest))
             connection.execute(sa.delete(_events).where(_events.c.sequence <= oldest))
 
 

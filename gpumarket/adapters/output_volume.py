@@ -12,6 +12,7 @@ never followed on this side.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -190,6 +191,9 @@ def remove_volume(folder: Path) -> None:
     """Unmount and delete what a volume left, also one of a process that was killed."""
     if os.path.ismount(folder / "out"):
         unmount(folder / "out")
+    with contextlib.suppress(OSError):  # the common case: nothing is left but the empty folders
+        os.rmdir(folder / "out")
+        os.rmdir(folder)
     if folder.exists():
         # `rm` walks with bounded memory and any depth; shutil recurses a frame per level.
         subprocess.run(

@@ -13,8 +13,8 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ from gpumarket.adapters.limit_probe import (
     limits_not_enforced,
     read_probed_keys,
 )
+from gpumarket.adapters.logs import Log
 from gpumarket.adapters.output_volume import (
     CollectedOutput,
     OutputVolume,
@@ -60,6 +61,7 @@ from gpumarket.adapters.output_volume import (
 from gpumarket.protocol.errors import RemoteProtocolError, SandboxError
 
 DEFAULT_ENGINE_URL: Final = "unix:///var/run/docker.sock"
+DEFAULT_RUNTIME: Final = "runc"
 CALL_SECONDS_MAX: Final = 120
 CLEANUP_SECONDS_MAX: Final = 30
 CONTAINERS_MAX: Final = 64
@@ -67,6 +69,8 @@ TAIL_BYTES_MAX: Final = 64 << 10
 FORWARDED_BYTES_MAX: Final = 4 << 20
 KNOWN_IMAGES_MAX: Final = 256
 WATCH_SECONDS: Final = 0.1
+
+log = Log("sandbox")
 
 
 class DockerSandbox:
@@ -88,6 +92,7 @@ class DockerSandbox:
         self.slots = trio.CapacityLimiter(CONTAINERS_MAX)
         self.limiter = trio.CapacityLimiter(2 * CONTAINERS_MAX)
         self.image_env: dict[str, tuple[str, ...]] = {}
+        self.tidiers: trio.Nursery | None = None
         settings: dict[str, Any] = {"base_url": DEFAULT_ENGINE_URL, **kwargs_from_env()}
         check_engine_listens(settings["base_url"])
         with engine_errors():
@@ -238,18 +243,50 @@ class DockerSandbox:
             bytes_max=request.limits.output_bytes,
             kind=choose_kind(request.limits.output_bytes, can_mount=self.can_mount),
         )
-        async with self.slots:
+        await self.slots.acquire_on_behalf_of(volume)
+        try:
+            await self.in_thread(volume.open)
+            result = await self.run_container(request, volume, on_output)
+        except BaseException:
+            await self.tidy(None, volume)
+            raise
+        if self.tidiers is None:
+            await self.tidy(request.name, volume)
+        else:
+            self.tidiers.start_soon(self.tidy, request.name, volume)
+        return result
+
+    @asynccontextmanager
+    async def tidying(self) -> AsyncIterator[None]:
+        """
+        Give results out at once while the block runs, and remove what held them afterwards.
+
+        Without it each run waits until its container and volume are gone.
+        """
+        async with trio.open_nursery() as self.tidiers:
             try:
-                await self.in_thread(volume.open)
-                return await self.run_container(request, volume, on_output)
+                yield
             finally:
-                with trio.CancelScope(shield=True):
-                    await self.in_thread(volume.close)
+                self.tidiers = None
+
+    async def tidy(self, name: str | None, volume: OutputVolume) -> None:
+        """Remove an ended run's container, if it still has one, and its volume; free its slot."""
+        with trio.CancelScope(shield=True):
+            try:
+                if name is not None:
+                    with trio.move_on_after(CLEANUP_SECONDS_MAX):
+                        await self.remove(name)
+            except SandboxError as error:
+                # It has ended and is told of: what stays of it is swept at the next start.
+                log.warn("a container was not removed", name=name, reason=error.message)
+            finally:
+                await self.in_thread(volume.close)
+                self.slots.release_on_behalf_of(volume)
 
     async def run_container(
         self, request: RunRequest, volume: OutputVolume, on_output: OnOutput | None
     ) -> RunResult:
-        """Create, follow, collect and remove one container."""
+        """Create, follow and collect one container; remove it where that failed."""
         env = self.image_env[request.image_digest]
         options = build_container_options(request, volume, image_env=env, owner=self.owner)
         options["host_config"] = self.engine.create_host_config(
@@ -261,8 +298,10 @@ class DockerSandbox:
         try:
             await following.follow()
             state = (await self.call(self.engine.inspect_container, request.name))["State"]
-            # Nothing may write any more when the output is read.
-            await self.remove(request.name)
+            # Nothing may write any more when the output is read. The kernel ends all of a PID
+            # namespace before its first process; gVisor is no kernel of that kind.
+            if request.runtime != DEFAULT_RUNTIME:
+                await self.remove(request.name)
             collected = await self.in_thread(partial(volume.collect, request.output_folder))
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(CLEANUP_SECONDS_MAX):

@@ -158,6 +158,20 @@ async def test_what_is_here_needs_no_source(tmp_path: Path) -> None:
         assert (stat.file_bytes, stat.block_count, stat.is_complete) == (600_000, 4, True)
 
 
+async def test_content_known_to_be_whole_is_looked_at_again_once_a_block_is_gone(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path / "a") as (node, _):
+        cid = await node.add_bytes(make_bytes(600_000))
+        assert await node.has(cid)
+        other = await node.add_bytes(make_bytes(10))
+        await node.pin(other)
+        assert await node.has(cid)
+        await node.collect_garbage(grace_s=0)
+        assert not await node.has(cid)
+        assert await node.has(other)
+
+
 async def test_a_file_over_the_limit_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
     async with run_node(tmp_path / "a") as (giver, a), run_node(tmp_path / "b") as (taker, _):
         cid = await giver.add_bytes(make_bytes(5 * MB))

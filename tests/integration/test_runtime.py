@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 import trio
 import trio.testing
 
@@ -28,11 +29,15 @@ class Added(msgspec.Struct, frozen=True, tag=True):
     amount: int
 
 
+class Repeated(msgspec.Struct, frozen=True, tag=True):
+    REPEATABLE: ClassVar[bool] = True
+
+
 class Glimpsed(msgspec.Struct, frozen=True, tag=True):
     VOLATILE: ClassVar[bool] = True
 
 
-Event = Started | Passed | Added | Glimpsed
+Event = Started | Passed | Added | Repeated | Glimpsed
 
 
 class Counter(msgspec.Struct):
@@ -47,6 +52,9 @@ class Counter(msgspec.Struct):
             case Added(amount=amount):
                 self.total += amount
                 return [self.total]
+            case Repeated():
+                self.total += 10
+                return []
             case Glimpsed():
                 self.glimpses += 1
                 return []
@@ -116,6 +124,63 @@ async def test_volatile_events_are_seen_but_not_remembered(tmp_path: Path) -> No
     assert state.glimpses == 1
     state, _ = await run_counter(tmp_path, [])
     assert (state.glimpses, state.total) == (0, 1)
+
+
+async def test_repeatable_events_are_remembered_in_their_place_by_the_next_process(
+    tmp_path: Path,
+) -> None:
+    await run_counter(tmp_path, [Added(amount=1), Repeated(), Added(amount=1), Repeated()])
+    state, _ = await run_counter(tmp_path, [])
+    assert state.total == 22
+
+
+async def test_only_synced_events_wait_for_the_disk(tmp_path: Path) -> None:
+    journal = SqlJournal(tmp_path)
+    levels: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("PRAGMA"):
+            levels.append(statement.partition("=")[2])
+
+    sa.event.listen(journal._engine, "before_cursor_execute", note)
+    await journal.load()
+    await journal.append([b"a"], is_synced=False)
+    await journal.append([b"b"])
+    journal.close()
+    assert levels == ["NORMAL", "FULL"]
+
+
+async def test_whoever_waits_for_a_move_hears_of_the_next_event(tmp_path: Path) -> None:
+    async def perform(_effect: int) -> None:
+        pass
+
+    journal = SqlJournal(tmp_path)
+    runtime: Runtime[Event, int] = Runtime(
+        state=Counter(),
+        event_type=Event,
+        journal=journal,
+        perform=perform,
+        clock=StoppedClock(),
+        make_started=lambda at: Started(at=at),
+        make_time_passed=lambda at: Passed(at=at),
+    )
+    heard: list[int] = []
+
+    async def listen() -> None:
+        while True:
+            await runtime.wait_moved()
+            heard.append(runtime.state.total)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: runtime.run(task_status=task_status))
+        nursery.start_soon(listen)
+        await trio.testing.wait_all_tasks_blocked()
+        for amount in (1, 2):
+            await runtime.post(Added(amount=amount))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    journal.close()
+    assert heard == [1, 3]
 
 
 async def test_a_deadline_in_the_past_is_heard_of_once(tmp_path: Path) -> None:

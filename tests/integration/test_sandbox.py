@@ -206,6 +206,28 @@ async def test_cancelling_kills_the_container(sandbox: DockerSandbox, job_image:
     assert list(sandbox.volumes.iterdir()) == []
 
 
+async def test_while_tidying_a_result_does_not_wait_for_what_is_removed_after_it(
+    sandbox: DockerSandbox, job_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_remove = trio.Event()
+    remove = sandbox.remove
+
+    async def remove_later(name: str) -> None:
+        await may_remove.wait()
+        await remove(name)
+
+    monkeypatch.setattr(sandbox, "remove", remove_later)
+    async with sandbox.tidying():
+        result = await run_python(sandbox, job_image[1], "open('/out/x', 'w').write('1')")
+        assert result.is_success
+        assert (sandbox.folder / "collected/x").read_text() == "1"
+        assert sandbox.slots.borrowed_tokens == 1
+        may_remove.set()
+    assert sandbox.slots.borrowed_tokens == 0
+    assert list_containers(sandbox.owner) == []
+    assert list(sandbox.volumes.iterdir()) == []
+
+
 async def test_killing_by_name_ends_a_run(sandbox: DockerSandbox, job_image: Image) -> None:
     code = "import time; print('up'); time.sleep(60)"
     request = build_request(sandbox, job_image[1], argv=("python3", "-c", code))
