@@ -17,7 +17,8 @@ from gpumarket.config import CoordinatorConfig, load_config
 def run(config: Path) -> None:
     """Run the coordinator until it is stopped."""
     settings = load_config(config, CoordinatorConfig)
-    sys.exit(run_role("coordinator", lambda log: serve(settings, log)))
+    level = settings.role.log_level
+    sys.exit(run_role("coordinator", lambda log: serve(settings, log), log_level=level))
 
 
 commands = click.Group("coordinator", {"run": run}, help="The coordinator on this machine.")

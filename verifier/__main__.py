@@ -17,7 +17,8 @@ from verifier.service import serve
 def run(config: Path) -> None:
     """Run the verifier until it is stopped."""
     settings = load_config(config, VerifierConfig)
-    sys.exit(run_role("verifier", lambda log: serve(settings, log)))
+    level = settings.role.log_level
+    sys.exit(run_role("verifier", lambda log: serve(settings, log), log_level=level))
 
 
 commands = click.Group("verifier", {"run": run}, help="The verifier on this machine.")
