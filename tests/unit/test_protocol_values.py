@@ -1,6 +1,7 @@
-"""Small rules of the protocol: an order's lines, a lease's states, a task's environment, headers."""
+"""Small rules of the protocol: lines of orders, states of leases, environments, headers."""
 
 from itertools import product
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,7 +98,7 @@ def test_a_job_cannot_replace_our_variables_and_each_task_has_its_own_seed() -> 
 def test_every_part_of_a_policy_is_signed() -> None:
     policy = VerifyPolicy()
     hashes = {compute_verify_hash(policy)}
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"mode": "none"}, {"rate_ppm": 1}, {"forged_share_ppm": 1}, {"confidence_ppm": 1},
         {"units_min": 2}, {"comparison": Comparison(rule="npy")},
     ]  # fmt: skip
