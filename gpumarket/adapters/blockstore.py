@@ -56,7 +56,7 @@ class FileBlockStore:
         self._lock = threading.Lock()
         self._writes = 0
         self.removals = 0
-        """Blocks removed since the folder was opened: no more of them, and what is whole stays so."""
+        """Blocks removed since the folder was opened; what is whole stays so until the next."""
         with _translate_os_errors("opened", folder):
             for part in (self._blocks, self._pins, self._temporary):
                 part.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,7 @@ class DockerSandbox:
         self.limiter = trio.CapacityLimiter(2 * CONTAINERS_MAX)
         self.image_env: dict[str, tuple[str, ...]] = {}
         self.tidiers: trio.Nursery | None = None
+        self.leaving: dict[str, trio.Event] = {}
         settings: dict[str, Any] = {"base_url": DEFAULT_ENGINE_URL, **kwargs_from_env()}
         check_engine_listens(settings["base_url"])
         with engine_errors():
@@ -243,6 +244,8 @@ class DockerSandbox:
             bytes_max=request.limits.output_bytes,
             kind=choose_kind(request.limits.output_bytes, can_mount=self.can_mount),
         )
+        if request.name in self.leaving:
+            await self.leaving[request.name].wait()
         await self.slots.acquire_on_behalf_of(volume)
         try:
             await self.in_thread(volume.open)
@@ -253,6 +256,7 @@ class DockerSandbox:
         if self.tidiers is None:
             await self.tidy(request.name, volume)
         else:
+            self.leaving[request.name] = trio.Event()
             self.tidiers.start_soon(self.tidy, request.name, volume)
         return result
 
@@ -282,6 +286,8 @@ class DockerSandbox:
             finally:
                 await self.in_thread(volume.close)
                 self.slots.release_on_behalf_of(volume)
+                if name in self.leaving:
+                    self.leaving.pop(name).set()
 
     async def run_container(
         self, request: RunRequest, volume: OutputVolume, on_output: OnOutput | None

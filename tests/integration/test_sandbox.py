@@ -223,6 +223,8 @@ async def test_while_tidying_a_result_does_not_wait_for_what_is_removed_after_it
         assert (sandbox.folder / "collected/x").read_text() == "1"
         assert sandbox.slots.borrowed_tokens == 1
         may_remove.set()
+        # The same name again waits for the one that is leaving.
+        assert (await run_python(sandbox, job_image[1], "pass")).is_success
     assert sandbox.slots.borrowed_tokens == 0
     assert list_containers(sandbox.owner) == []
     assert list(sandbox.volumes.iterdir()) == []
