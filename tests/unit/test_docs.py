@@ -242,6 +242,19 @@ def test_architecture_names_only_what_exists() -> None:
     assert not faults
 
 
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_page)
+def test_every_file_named_in_a_page_exists(page: Path) -> None:
+    rooms = "gpumarket|coordinator|provider_node|verifier|contracts|tests|scripts|examples|docs"
+    named = re.findall(rf"(?<![\w./-])((?:{rooms})/[\w./-]*\w)", page.read_text())
+    built = {"contracts/out", "contracts/cache", "contracts/node_modules"}
+    faults = {
+        name
+        for name in named
+        if name not in built and not (ROOT / name).exists() and not (page.parent / name).exists()
+    }
+    assert not faults
+
+
 def test_architecture_names_no_python_file_that_is_gone() -> None:
     page = read_page("ARCHITECTURE.md")
     have = {path.name for room in ("gpumarket", "coordinator", "provider_node", "verifier", "tests")
