@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -253,7 +257,7 @@ def make_node(folder: Path, office: Office, *, extra: str = "", slots: int = 1) 
     password_file = folder / "password"
     write_password(password_file, "test")
     data_dir.mkdir(mode=0o700)
-    create_identity(data_dir, password="test", secret=PROVIDER_SECRET)
+    shutil.copytree(find_keys(), data_dir / "keys")
     config = folder / "provider.toml"
     config.write_text(f"""
 [role]
@@ -271,6 +275,15 @@ slots = {slots}
 {extra}
 """)
     return Node(config, data_dir)
+
+
+@cache
+def find_keys() -> Path:
+    """Make the provider's keys once: the key derivation takes seconds by design."""
+    folder = Path(tempfile.mkdtemp(prefix="gpumarket-test-keys-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    create_identity(folder, password="test", secret=PROVIDER_SECRET)
+    return folder / "keys"
 
 
 async def until(condition: Callable[[], object], *, seconds: float = PATIENCE) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import trio
 
-from gpumarket.adapters.journal import SqlJournal
 from gpumarket.adapters.p2p import open_network
 from gpumarket.adapters.session import Session
 from gpumarket.protocol import messages
@@ -256,12 +255,3 @@ async def test_a_cheat_forges_the_first_of_each_pair(tmp_path: Path, office: Any
         assert honest == [False, True, False]
     finally:
         node.close()
-
-
-async def test_a_second_process_on_the_folder_is_refused(tmp_path: Path, office: Any) -> None:
-    node = harness.make_node(tmp_path, office)
-    first = SqlJournal(node.data_dir)
-    with pytest.raises(AssertionError, match="GM-8102"):
-        await node.start()
-    node.close()
-    first.close()
