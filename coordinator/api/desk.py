@@ -30,7 +30,7 @@ from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.metrics import Metrics
 from gpumarket.protocol.cids import ContentId, format_cid
 from gpumarket.protocol.codec import encode_document
-from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Cid, format_hex, parse_address
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
 from gpumarket.protocol.lease import LeaseState
@@ -154,7 +154,12 @@ class Desk:
 
     async def read_block(self, cid: ContentId) -> bytes:
         """Return one block."""
-        return await self.content.read_block(cid)
+        try:
+            return await self.content.read_block(cid)
+        except ContentError as error:
+            if error.code == "GM-6016":
+                raise _not_here(format_cid(cid)) from error
+            raise
 
     async def list_blocks(self, cid: ContentId) -> list[ContentId]:
         """Return the names of all blocks below a root, in depth-first order."""
@@ -166,13 +171,7 @@ class Desk:
 
     async def _check_here(self, cid: Cid) -> None:
         if not await self.content.has(cid):
-            raise InvalidInput(
-                f"content {cid} is not here, or not whole",
-                code="GM-6012",
-                money="nothing was charged",
-                hints=("gpumarket data add PATH",),
-                fault="requester",
-            )
+            raise _not_here(cid)
 
     # ---- jobs ------------------------------------------------------------------------------
 
@@ -306,6 +305,16 @@ class Desk:
             problem = "no job has" if not found else "more than one job has"
             raise InvalidInput(f"{problem} the id {name[:20]!r}", code="GM-5001")
         return found[0]
+
+
+def _not_here(cid: Cid) -> InvalidInput:
+    return InvalidInput(
+        f"content {cid} is not here, or not whole",
+        code="GM-6012",
+        money="nothing was charged",
+        hints=("gpumarket data add PATH",),
+        fault="requester",
+    )
 
 
 def _imagine_order(spec: JobSpec) -> Order:

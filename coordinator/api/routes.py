@@ -36,6 +36,7 @@ DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)
 TRIO: web.AppKey[TrioSide] = web.AppKey("trio", TrioSide)
 
 log = Log("api")
+_HTTP_CODES = {404: "GM-8005", 405: "GM-1001", 413: "GM-6013"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -77,6 +78,13 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except GpuMarketError as error:
         log.info("request refused", path=request.path, code=error.code, reason=error.message)
         return answer_problem(error, request.path)
+    except web.HTTPException as error:
+        # What aiohttp refuses by itself: a body too large, no such path, no such method.
+        if error.status < web.HTTPBadRequest.status_code:
+            raise
+        code = _HTTP_CODES.get(error.status, "GM-1001")
+        refused = InvalidInput(f"{request.method} {request.path[:200]}: {error.reason}", code=code)
+        return answer_problem(refused, request.path)
 
 
 async def _ask(request: web.Request, method: Callable[..., Any], *args: object) -> Any:

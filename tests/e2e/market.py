@@ -1,4 +1,4 @@
-"""A whole market of its own for tests, driven as a person does: by commands, job files and kills."""
+"""A whole market for tests, driven as a person does: by commands, job files and kills."""
 
 from __future__ import annotations
 
@@ -244,8 +244,8 @@ class Market:
         port = self.read_setting(role, "http_port")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as page:
-                text: str = page.read().decode()
-                return text
+                data: bytes = page.read()
+                return data.decode()
         except OSError as error:
             raise ConnectionError(f"{role}: {error}") from error
 
@@ -277,11 +277,11 @@ class Market:
         chain = self.chain
 
         async def read() -> Money:
-            credits = {
-                role: sum(await chain.read_credit(parse_address(self.address(role))))
+            earned: dict[str, int] = {
+                role: sum(await chain.read_credit(parse_address(self.address(role))), start=0)
                 for role in ("coordinator", *PROVIDERS, "verifier")
             }
-            return Money(await chain.read_escrow(parse_address(self.address("alice"))), credits)
+            return Money(await chain.read_escrow(parse_address(self.address("alice"))), earned)
 
         return trio.run(read)
 
