@@ -42,7 +42,7 @@ PROGRAM: Final = "import time; open('/out/x','w').write(str(time.time_ns()))"
 TARGET: Final = 1.25
 SETTLE_SECONDS_MAX: Final = 120.0
 ROUND_SECONDS_MAX: Final = 120.0
-WARM_UP_ROUNDS: Final = 2
+WARM_UP_ROUNDS: Final = 1
 FINISHED: Final = "task.finished"
 """The event by which a client sees that the signed result is with the coordinator."""
 
@@ -144,16 +144,16 @@ async def measure(folder: Path, job_file: Path, rounds: int) -> tuple[list[float
     theirs: list[float] = []
     async with AsyncClient(connection=connection) as client:
         plan = await client.plan(job_file)
-        plain: PlainDocker | None = None
-        for turn in range(-WARM_UP_ROUNDS, rounds):
-            our_seconds = await run_job(client, plan, signer)
-            # The first job brings the image to the engine.
-            plain = plain or PlainDocker(plan.spec, folder, read_image_env(plan.spec))
+        await run_job(client, plan, signer)  # brings the image to the engine
+        plain = PlainDocker(plan.spec, folder, read_image_env(plan.spec))
+        for turn in range(1 - WARM_UP_ROUNDS, rounds + 1):
+            # Right after each other, so that both meet the same load; settling comes after both.
             their_seconds = await asyncio.to_thread(plain.run)
-            if turn >= 0:
+            our_seconds = await run_job(client, plan, signer)
+            if turn > 0:
                 ours.append(our_seconds)
                 theirs.append(their_seconds)
-                print(f"round {turn + 1:>6} {show(our_seconds)} ours, {show(their_seconds)} theirs")
+                print(f"round {turn:>6} {show(our_seconds)} ours, {show(their_seconds)} theirs")
     return ours, theirs
 
 
