@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import trio
-from gpumarket.adapters.gpus import compute_repro_class
 
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
+from gpumarket.adapters.gpus import compute_repro_class
 from gpumarket.adapters.http import make_pages_app, serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, MarketLink

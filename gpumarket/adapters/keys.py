@@ -56,7 +56,9 @@ def create_identity(
 ) -> Identity:
     """Make the keys of a new role; an existing key is never overwritten."""
     folder = data_dir / _KEYS_FOLDER
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # `parents=True` would make the data folder itself readable by others.
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     secret = secret or secrets.token_bytes(32)
     write_keystore(folder / KEYSTORE_NAME, secret, password=password, scrypt_n=scrypt_n)
     for name in (_PEER_NAME, _SEALING_NAME):

@@ -20,7 +20,7 @@ from gpumarket.protocol.units import U32, U64, Amount, ShareInPpm
 SPEC_BYTES_MAX = 64 * 1024
 UNITS_MAX = 10_000
 """Tasks in one job; more is more jobs."""
-ContainerPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*\Z", max_length=200)]
+ContainerPath = Annotated[str, Meta(pattern=r"^/(?!.*\.\.)[A-Za-z0-9._/-]*\Z", max_length=200)]
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?\Z", max_length=32)]
 """A non-negative decimal as text, since documents hold no floats."""
 
