@@ -34,8 +34,9 @@ def up(console: Console, *, cheat: bool, folder: Path | None) -> Outcome:
     network.up(providers=profiles, report=reporter.report)
     seconds = time.monotonic() - began
     state = network.state
+    logs = _show_path(state["logs"])
     lines = [
-        f"ready in {seconds:.0f} s. Coordinator {state['url']}, logs in {state['logs']}",
+        f"ready in {seconds:.0f} s. Coordinator {state['url']}, logs in {logs}",
         "next: gpumarket run examples/embeddings/job.yaml --follow",
     ]
     return Outcome(state, "\n".join(lines))
@@ -50,7 +51,8 @@ def down(console: Console, *, folder: Path | None) -> Outcome:
     killed = network.down()
     if killed:
         console.warn(f"had to be killed: {', '.join(killed)}")
-    text = f"stopped {', '.join(names) or 'nothing'}; logs and data stay in {network.folder}"
+    stopped = ", ".join(names) or "nothing"
+    text = f"stopped {stopped}; logs and data stay in {_show_path(network.folder)}"
     return Outcome({"stopped": names, "killed": killed, "folder": str(network.folder)}, text)
 
 
@@ -81,6 +83,12 @@ def faucet(_console: Console, *, account: str, amount: str, folder: Path | None)
 
 for _command in (up, down, status, faucet):
     devnet.add_command(_command)
+
+
+def _show_path(path: Path | str) -> str:
+    """Write a path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
 
 
 def _open(folder: Path | None) -> Devnet:
