@@ -28,7 +28,8 @@ class Backoff:
 
     first_seconds: float = 0.5
     factor: float = 2.0
-    seconds_max: float = 30.0
+    seconds_max: float = 15.0
+    """Half of the grace that a coordinator gives its members after its own restart."""
     steady_seconds: float = 60.0
     """A session that lasted this long makes the next wait start at the first again."""
 

@@ -263,7 +263,7 @@ class Market:
 
     def name_of(self, address: str) -> str:
         """The role behind an account."""
-        accounts = self.devnet.state["accounts"]
+        accounts: dict[str, Json] = self.devnet.state["accounts"]
         return next(name for name, entry in accounts.items() if entry["address"] == address)
 
     @property

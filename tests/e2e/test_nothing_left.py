@@ -11,6 +11,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.market import (
@@ -54,7 +55,7 @@ def test_down_in_the_middle_of_a_job_leaves_no_process_port_or_container(
         assert answer.exit == 0, answer.stderr
         assert set(answer.data["stopped"]) == set(processes)
         assert answer.data["killed"] == []
-        assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+        assert [pid for pid in pids if runs(pid)] == []
         assert [port for port in ports if can_connect(port)] == []
         assert market.list_containers() == []
         mounts = Path("/proc/mounts").read_text()
@@ -66,9 +67,7 @@ def test_down_in_the_middle_of_a_job_leaves_no_process_port_or_container(
         market.stop()
 
 
-@pytest.mark.parametrize(
-    "sign", ["contracts ", "ready in", "tasks ok"], ids=["starting", "started", "running"]
-)
+@pytest.mark.parametrize("sign", ["contracts ", "tasks ok"], ids=["starting", "running"])
 def test_ctrl_c_stops_all_of_the_demo(sign: str, job_image: Path, tmp_path: Path) -> None:
     assert job_image.is_file()
     mark = f"e2e-{os.urandom(8).hex()}"
@@ -86,6 +85,13 @@ def test_ctrl_c_stops_all_of_the_demo(sign: str, job_image: Path, tmp_path: Path
         wait_for(lambda: not list_marked_processes(mark), "every process to end", 15)
         assert list_containers(owners) == []
         assert "logs " in lines.text
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; one that ended and waits for its parent to notice does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 class Lines:
