@@ -9,6 +9,7 @@ from coordinator.core.leases import stop_job
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.matching import Funnel, describe_funnel, explain
 from coordinator.core.order_book import allows_simulated, compute_exposure, list_candidates
+from coordinator.core.placing import note_stall
 from coordinator.core.state import Escrow, Job, State, Unit, set_timer, write_log
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
@@ -55,7 +56,7 @@ def submit_job(state: State, event: JobSubmitted) -> list[Effect]:
     if event.idempotency_key:
         state.keys[event.idempotency_key] = order_hash
     state.escrows[order.requester] = Escrow(balance=event.escrow_balance, block=event.escrow_block)
-    set_timer(state, job.queue_by, "queue", key=order_hash)
+    note_stall(state, job)
     set_timer(state, job.settle_at, "settle", key=order_hash)
     if job.capacity_by is not None:
         set_timer(state, job.capacity_by, "capacity", key=order_hash)

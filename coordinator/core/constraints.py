@@ -310,13 +310,13 @@ CONSTRAINTS: tuple[Constraint, ...] = (
             key=-candidate.stake, have=format_amount(candidate.stake)
         ),
     ),
-    Constraint(name="excluded", keep=_on_provider(_is_wanted), need=lambda demand: "not excluded"),
+    Constraint(name="excluded", keep=_on_provider(_is_wanted), need=lambda demand: ""),
     Constraint(
         name="simulated",
         keep=_on_provider(_is_real_enough),
         need=lambda demand: "any" if demand.allows_simulated else "real devices",
     ),
-    Constraint(name="free_slot", keep=_on_provider(_is_free), need=lambda demand: "1"),
+    Constraint(name="free_slot", keep=_on_provider(_is_free), need=lambda demand: ""),
 )
 """In the order in which providers fall; the last one is about now, all others are for good."""
 LASTING = CONSTRAINTS[:-1]

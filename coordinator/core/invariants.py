@@ -58,6 +58,9 @@ def _check_units(state: State, job: Job) -> Iterator[str]:
         yield f"{job.job_id} has lost a waiting task"
     if (job.reason is None) and job.outcome is not JobState.SETTLED:
         yield f"{job.job_id} ends early without a reason"
+    active = (LeaseState.ACTIVE, job.order_hash)
+    if job.running != sum((le.state, le.order_hash) == active for le in state.leases.values()):
+        yield f"{job.job_id} miscounts its running tasks"
     for unit in job.units:
         lease = state.leases.get(unit.lease_id or b"")
         if unit.state is UnitState.WAITING:
@@ -205,6 +208,8 @@ def _check_timers(state: State) -> Iterator[str]:
         job = state.jobs[order_hash]
         if not job.batches and ("settle", order_hash) not in timers:
             yield f"{job.job_id} may never end"
+        if job.stalled_at is not None and ("queue", order_hash) not in timers:
+            yield f"{job.job_id} stands still for ever"
     for number in state.open_epochs:
         for check in state.epochs[number].checks.values():
             waits = check.state in (CheckState.ASKED, CheckState.SHOWN)

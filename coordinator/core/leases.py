@@ -204,7 +204,6 @@ def start_lease(state: State, lease: Lease) -> None:
     set_timer(state, lease.deadline, "lease", key=lease.lease_id)
     if job.started_at is None:
         job.started_at = state.now
-        state.touched[job.order_hash] = None
     write_log(state, job, "started", task=lease.unit, actor=lease.provider)
 
 

@@ -126,7 +126,9 @@ def explain(demand: Demand, candidates: Sequence[Candidate]) -> Funnel:
 def describe_funnel(funnel: Funnel) -> str:
     """Say in one sentence how many are online and where they fall."""
     falls = [
-        f"{stage.fell} at {stage.constraint} {stage.need}" for stage in funnel.stages if stage.fell
+        f"{stage.fell} at {stage.constraint} {stage.need}".rstrip()
+        for stage in funnel.stages
+        if stage.fell
     ]
     start = f"{funnel.online} providers online, {funnel.feasible} fit"
     return f"{start}: {', '.join(falls)}" if falls else start

@@ -9,7 +9,7 @@ from coordinator.core.constraints import Candidate, Demand
 from coordinator.core.effects import Effect, ProposeLease
 from coordinator.core.leases import list_blames, stop_job
 from coordinator.core.lifecycle import UnitState
-from coordinator.core.matching import describe_funnel, explain, find_feasible, rank
+from coordinator.core.matching import Funnel, describe_funnel, explain, find_feasible, rank
 from coordinator.core.order_book import is_covered, list_candidates, make_demand
 from coordinator.core.state import Job, Lease, State, Unit, move_unit, set_timer, write_log
 from gpumarket.protocol.ids import Address
@@ -138,14 +138,35 @@ def make_proposal(state: State, lease: Lease) -> ProposeLease:
 
 
 def expire_queue(state: State, key: bytes) -> list[Effect]:
-    """End a job that nobody started within its limit; nothing is charged."""
+    """End a job whose tasks nobody took within its limit; what was accepted is settled."""
     job = state.jobs.get(key)
-    if job is None or job.is_over or job.started_at is not None or job.queue_by > state.now:
+    if job is None or job.is_over or job.stalled_at is None or job.queue_by > state.now:
         return []
-    funnel = explain(make_demand(state, job), list_candidates(state))
-    waited = state.now - job.created_at
-    text = f"nothing started within {waited} s; {describe_funnel(funnel)}"
+    funnel = explain_waiting(state, job)
+    waited = state.now - job.stalled_at
+    text = f"no task started within {waited} s; {describe_funnel(funnel)}"
     return stop_job(state, job, Reason(code="GM-4022", text=text, fault="network"))
+
+
+def note_stall(state: State, job: Job) -> None:
+    """Start the clock of a job when none of its open tasks moves, and stop it when one does."""
+    counts = job.counts
+    # A proposal is no move: nobody has taken it yet.
+    is_open = counts[UnitState.WAITING] + counts[UnitState.LEASED] > 0
+    moves = job.running > 0 or counts[UnitState.FINISHED] > 0
+    if job.reason is not None or not is_open or moves:
+        job.stalled_at = None
+    elif job.stalled_at is None:
+        job.stalled_at = state.now
+        queue_seconds = min(job.spec.limits.queue_seconds, job.settle_at - state.now)
+        job.queue_by = Timestamp(state.now + queue_seconds)
+        set_timer(state, job.queue_by, "queue", key=job.order_hash)
+
+
+def explain_waiting(state: State, job: Job) -> Funnel:
+    """Count who could take the first waiting task of a job, or any where none waits."""
+    unit = job.units[job.waiting[0]] if job.waiting else None
+    return explain(make_demand(state, job, unit), list_candidates(state))
 
 
 def expire_capacity(state: State, key: bytes) -> list[Effect]:

@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
-from coordinator.core.matching import Funnel, describe_funnel, explain
-from coordinator.core.order_book import is_covered, is_eligible, list_candidates, make_demand
+from coordinator.core.matching import Funnel, describe_funnel
+from coordinator.core.order_book import is_covered, is_eligible
+from coordinator.core.placing import explain_waiting
 from coordinator.core.state import Epoch, Job, State
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, Hash32, format_short
@@ -60,7 +61,7 @@ def explain_job(state: State, job: Job) -> Why:
     """Return why a job is where it is, with the counts behind it."""
     return Why(
         next=describe_next(state, job),
-        funnel=explain(make_demand(state, job), list_candidates(state)),
+        funnel=explain_waiting(state, job),
         is_covered=is_covered(state, job.order.body.requester),
     )
 
@@ -96,7 +97,7 @@ def _describe_running(state: State, job: Job) -> NextStep:
 
 def _describe_waiting(state: State, job: Job) -> NextStep:
     count = job.counts[UnitState.WAITING]
-    until = job.queue_by if job.started_at is None else job.settle_at
+    until = job.settle_at if job.stalled_at is None else job.queue_by
     if not is_covered(state, job.order.body.requester):
         return NextStep(
             actor="requester",
@@ -104,7 +105,7 @@ def _describe_waiting(state: State, job: Job) -> NextStep:
             deadline=until,
             code="GM-3011",
         )
-    funnel = explain(make_demand(state, job), list_candidates(state))
+    funnel = explain_waiting(state, job)
     if funnel.feasible == 0:
         what = f"a provider that fits: {describe_funnel(funnel)}"
         return NextStep(actor="market", what=what, deadline=until, code="GM-4021")

@@ -14,6 +14,7 @@ from coordinator.core.effects import Effect, PostBatch, ReadEscrow
 from coordinator.core.events import BatchPosted, ChainRefused
 from coordinator.core.leases import end_lease, stop_job
 from coordinator.core.lifecycle import JobState, UnitState
+from coordinator.core.placing import note_stall
 from coordinator.core.state import (
     BatchRecord,
     Check,
@@ -157,6 +158,7 @@ def advance_job(state: State, job: Job) -> list[Effect]:
     """Move a job on to where its tasks and batches say it is."""
     if job.is_over or job.batches:
         return []
+    note_stall(state, job)
     counts = job.counts
     if counts[UnitState.LEASED] or (job.reason is None and counts[UnitState.WAITING]):
         if job.started_at is not None:

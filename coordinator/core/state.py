@@ -171,6 +171,7 @@ class Job(msgspec.Struct, kw_only=True):
     idempotency_key: str
     created_at: Timestamp
     queue_by: Timestamp
+    """When it ends unless a task has started, or, where all stand still, starts again."""
     capacity_by: Timestamp | None
     """Until when some provider must fit at all; None where one did at submission."""
     settle_at: Timestamp
@@ -181,6 +182,10 @@ class Job(msgspec.Struct, kw_only=True):
     reason: Reason | None = None
     """Set once the job is ending early: from then on no task is placed."""
     started_at: Timestamp | None = None
+    stalled_at: Timestamp | None = None
+    """Since when tasks are open and none is running, finished or being checked."""
+    running: int = 0
+    """How many leases are active."""
     ended_at: Timestamp | None = None
     units: list[Unit]
     counts: dict[UnitState, int]
@@ -367,6 +372,9 @@ def move_lease(state: State, lease: Lease, to: LeaseState) -> None:
         provider.lease_ids.remove(lease.lease_id)
     if to is LeaseState.ENDED:
         state.pool.pop(lease.lease_id, None)
+    job = state.jobs[lease.order_hash]
+    job.running += (to is LeaseState.ACTIVE) - (lease.state is LeaseState.ACTIVE)
+    state.touched[job.order_hash] = None
     lease.state = to
 
 

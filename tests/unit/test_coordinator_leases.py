@@ -261,6 +261,28 @@ def test_a_long_complaint_is_cut(market, job):
     assert (len(failure.reason.text), len(failure.log_tail)) == (500, 4_000)
 
 
+def test_a_job_that_nobody_can_go_on_with_ends_after_the_queue_limit_and_pays_what_is_done():
+    market = Market()
+    market.join("provider-1")
+    market.join_verifier()
+    job = market.submit(make_spec(units=2))
+    say(market, make_failure(market, reason=make_reason(code="GM-5201", fault="provider")))
+    lease = get_leases(market)[1]
+    market.todo.clear()
+    say(market, market.providers[P1].run(lease, market.now))
+    market.run(seconds_max=60)
+    assert (job.counts[UnitState.ACCEPTED], job.counts[UnitState.WAITING]) == (1, 1)
+    stalled_at = job.stalled_at
+    assert stalled_at is not None and job.queue_by == stalled_at + 1_800
+    market.run(seconds_max=1_799)
+    assert job.state is JobState.RUNNING
+    market.run(seconds_max=70)
+    assert job.state is JobState.FAILED and job.reason is not None
+    assert job.reason.code == "GM-4022"
+    assert job.reason.text.endswith("1 providers online, 0 fit: 1 at excluded")
+    assert P1 in market.chain.sum_paid()
+
+
 # ---- cancelling and showing ----------------------------------------------------------------
 
 

@@ -121,7 +121,7 @@ def test_the_counts_of_a_funnel_add_up():
     assert [stage.constraint for stage in funnel.stages] == [c.name for c in CONSTRAINTS]
     assert (funnel.online, funnel.feasible, funnel.free) == (5, 2, 1)
     assert describe_funnel(funnel) == (
-        "5 providers online, 2 fit: 2 at vram 20 GB, 1 at region SE, 1 at free_slot 1"
+        "5 providers online, 2 fit: 2 at vram 20 GB, 1 at region SE, 1 at free_slot"
     )
 
 

@@ -11,7 +11,7 @@ from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.reporting import NextStep, describe_next, explain_job, find_job
 from coordinator.core.settling import compute_money, list_payments
 from gpumarket.protocol.errors import InvalidInput, LocalProtocolError
-from gpumarket.protocol.job import VerifyPolicy
+from gpumarket.protocol.job import Limits, VerifyPolicy
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.settlement import compute_fee_evidence
 from gpumarket.protocol.units import Amount
@@ -144,23 +144,19 @@ def test_more_payees_than_a_batch_holds_take_several_batches(monkeypatch):
 
 
 def test_a_job_is_settled_as_it_stands_before_its_order_runs_out():
-    market = Market()
+    market = Market(epoch_receipts_max=1)
     market.join("provider-1", offer={"slots": 1})
-    market.join_verifier()
-    order = {"settle_by": market.now + 3_000, "expiry": market.now + 4_000}
-    job = market.submit(make_spec(units=2, verify=VerifyPolicy(mode="none")), **order)
-    play_until(market, lambda m: m.state.pool)
-    market.providers[P1].is_silent = True
-    finish = next(e for e in market.todo if hasattr(e, "lease"))
-    market.todo.clear()
-    market.inbox.clear()
-    market.now = type(market.now)(market.now + 60)
-    market.providers[P1].is_silent = False
-    market.post(events.TimePassed(at=market.now))
-    market.providers[P1].is_silent = finish is None
+    spec = make_spec(
+        units=2, verify=VerifyPolicy(mode="none"), limits=Limits(queue_seconds=100_000)
+    )
+    end = market.now + 3_000
+    job = market.submit(spec, settle_by=end, expiry=end)
     play_until(market, lambda m: job.counts[UnitState.ACCEPTED] == 1)
     market.leave("provider-1")
-    market.wait(2_820)
+    market.inbox.clear()
+    market.wait(2_879)
+    assert job.reason is None
+    market.wait(1)
     assert job.reason is not None and job.reason.code == "GM-1202"
     market.run()
     assert job.state is JobState.FAILED
