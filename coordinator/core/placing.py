@@ -158,8 +158,9 @@ def note_stall(state: State, job: Job) -> None:
         job.stalled_at = None
     elif job.stalled_at is None:
         job.stalled_at = state.now
-        queue_seconds = min(job.spec.limits.queue_seconds, job.settle_at - state.now)
-        job.queue_by = Timestamp(state.now + queue_seconds)
+        # The order's own end comes first, and says so.
+        queue_by = min(state.now + job.spec.limits.queue_seconds, job.settle_at + 1)
+        job.queue_by = Timestamp(queue_by)
         set_timer(state, job.queue_by, "queue", key=job.order_hash)
 
 
