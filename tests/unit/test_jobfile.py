@@ -310,7 +310,7 @@ def test_contradictions_that_the_schema_cannot_see(extra: str, code: str, words:
     [
         ("memory: 16", "GM-1109"),
         ("memory: 1GB..2GB", "GM-1105"),
-        ("cpu: \"0.5\"", "GM-1105"),
+        ('cpu: "0.5"', "GM-1105"),
         ("cpu: 4GB", "GM-1105"),
     ],
 )
