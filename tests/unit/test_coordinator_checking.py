@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from coordinator.core import events
-from coordinator.core.effects import CloseSession, FetchOutput, PublishDocument, SendMessage
+from coordinator.core.effects import (
+    CloseSession,
+    FetchOutput,
+    ProposeLease,
+    PublishDocument,
+    SendMessage,
+)
 from coordinator.core.lifecycle import CheckState, JobState, PartStage, UnitState
 from coordinator.core.settling import compute_money
 from gpumarket.protocol import messages
@@ -104,6 +110,16 @@ def test_a_verifier_of_the_same_class_comes_first_and_a_provider_never_checks_it
     market.run()
     verifiers = {check.verifier for check in market.state.epochs[1].checks.values()}
     assert verifiers == {make_address("verifier-2")}
+
+
+def test_a_requester_does_not_check_its_own_job():
+    market = Market()
+    market.join("provider-1")
+    market.join_verifier("requester", card={"slots": 8})
+    job = market.submit(make_spec(units=1))
+    market.run(seconds_max=100)
+    assert job.state is JobState.CHECKING
+    assert [check.verifier for check in market.state.epochs[1].checks.values()] == [None]
 
 
 def test_a_verifier_without_stake_is_given_nothing():
@@ -389,6 +405,30 @@ def test_one_forged_task_costs_all_tasks_of_that_provider_in_that_epoch():
     assert job.state is JobState.SETTLED and job.excluded == [P1]
     assert P1 not in market.chain.sum_paid()
     assert market.state.standings[P1].days[0].forged == 1
+
+
+def test_a_provider_found_forging_loses_what_it_has_outside_the_epoch():
+    market = Market(epoch_receipts_max=2, epoch_seconds=100_000)
+    market.join("provider-1", offer={"slots": 2}, forges=frozenset({0}))
+    market.join_verifier(card={"slots": 8})
+    job = market.submit(make_spec(units=5, verify=VerifyPolicy(mode="full")))
+    # Two tasks are in the first epoch, the third waits for another, two more are proposed.
+    for _ in range(3):
+        lease = next(e.lease for e in market.todo if isinstance(e, ProposeLease))
+        market.todo = [e for e in market.todo if getattr(e, "lease", None) is not lease]
+        say(market, market.providers[P1].run(lease, market.now), P1)
+    outside = {i for i, le in market.state.leases.items() if le.epoch is None}
+    assert len(outside) == 3 and len(market.state.pool) == 1
+    market.todo = [e for e in market.todo if not isinstance(e, ProposeLease)]
+    play_until(market, lambda m: list_sent(m.todo, messages.ResultShown))
+    shown = list_sent(market.todo, messages.ResultShown)
+    market.todo.clear()
+    for message in shown:
+        say(market, market.verifiers[V1].judge(message, market.now), V1)
+    cancelled = {message.lease_id for message in list_sent(market.todo, messages.LeaseCancelled)}
+    assert job.excluded == [P1]
+    assert cancelled == outside
+    assert {market.state.leases[i].state for i in cancelled} == {LeaseState.ENDED}
 
 
 def test_a_provider_found_forging_loses_what_it_still_has_of_the_job():

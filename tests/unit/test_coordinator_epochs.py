@@ -94,6 +94,12 @@ def test_the_epoch_is_committed_once_all_roots_and_the_nonce_are_there(market):
     assert epoch.nonce == make_hash("nonce")
 
 
+def test_a_second_nonce_does_not_replace_the_first(market):
+    draw_nonce(market)
+    assert draw_nonce(market, "another nonce") == []
+    assert market.state.epochs[1].nonce == make_hash("nonce")
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"root": make_hash("x")}, {"count": 3}, {"price": 0}, {"duration_ms": 1}],

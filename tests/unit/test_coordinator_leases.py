@@ -122,6 +122,16 @@ def test_a_receipt_that_is_not_right_closes_the_session_and_changes_nothing(mark
     assert msgspec.msgpack.encode(market.state) == before
 
 
+def test_a_receipt_never_asks_more_than_its_lease_whatever_its_time():
+    market = Market()
+    market.join("provider-1")
+    market.submit(make_spec(units=1), max_unit_price=7)
+    finish = make_finish(market)
+    assert finish.receipt.body.price == 7
+    (effect,) = say(market, spoil_receipt(finish, price=8))
+    assert isinstance(effect, CloseSession) and effect.code == "GM-4040"
+
+
 def spoil_receipt(finish, **changes):
     return change(finish, receipt=sign(change(finish.receipt.body, **changes), "provider-1"))
 

@@ -15,7 +15,7 @@ from gpumarket.protocol.job import Limits, VerifyPolicy
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.settlement import compute_fee_evidence
 from gpumarket.protocol.units import Amount
-from gpumarket.testing.factories import make_address, make_hash, make_spec
+from gpumarket.testing.factories import change, make_address, make_hash, make_spec
 from tests.coordinator_market import DURATION_MS, Market, play_until, refuse_chain
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
@@ -109,6 +109,21 @@ def test_a_batch_that_was_posted_twice_is_noted_once():
     assert (job.state, len(job.log)) == (JobState.SETTLED, entries)
 
 
+def test_one_of_two_batches_posted_twice_does_not_stand_for_the_other(monkeypatch):
+    monkeypatch.setattr("coordinator.core.settling.LANES_MAX", 1)
+    market = make_market()
+    play_until(market, find_batches)
+    first, second = find_batches(market)
+    posted = market.chain.post(first, market.now)
+    market.post(posted)
+    block = get_job(market).batches[0].block
+    market.post(change(posted, block=block + 7))
+    assert get_job(market).batches[0].block == block
+    assert get_job(market).state is JobState.SETTLING
+    market.post(market.chain.post(second, market.now))
+    assert get_job(market).state is JobState.SETTLED
+
+
 def test_a_batch_is_posted_again_when_the_chain_could_not_be_reached():
     market = make_market()
     market.chain.is_down = False
@@ -188,6 +203,19 @@ def test_work_not_verified_when_the_time_runs_out_is_not_paid(moment):
     assert all(le.state is LeaseState.ENDED for le in market.state.leases.values())
     money = compute_money(market.state, job)
     assert (money.spent, money.returned) == (0, money.exposure)
+
+
+def test_a_receipt_that_waits_for_an_epoch_when_the_time_runs_out_is_not_paid():
+    market = Market(epoch_seconds=100_000)
+    market.join("provider-1", offer={"slots": 1})
+    job = market.submit(make_spec(units=2))
+    play_until(market, lambda m: m.state.pool)
+    market.todo.clear()
+    market.inbox.clear()
+    market.leave("provider-1")
+    market.wait(86_400)
+    assert job.state is JobState.FAILED and not market.state.pool
+    assert compute_money(market.state, job).spent == 0
 
 
 # ---- what is kept and shown ----------------------------------------------------------------
@@ -312,7 +340,12 @@ def test_the_invariants_see_a_broken_state(break_it):
 def test_the_reason_of_a_job_is_the_first_one():
     market = make_market()
     job = get_job(market)
+    play_until(market, lambda m: m.state.pool or m.state.open_epochs)
+    market.todo.clear()
+    market.inbox.clear()
     market.post(events.JobCancelled(at=market.now, order_hash=job.order_hash))
+    market.wait(86_400)
+    assert job.state is JobState.CANCELLED
     assert job.reason == Reason(
         code="GM-5401", text="the requester cancelled the job", fault="requester"
     )
