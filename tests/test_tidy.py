@@ -53,9 +53,10 @@ BRITISH = re.compile(
     r"is(e|es|ed|ing|ation))\w*",
     re.IGNORECASE,
 )
+# Absolute homes and work folders, and package sources by host: a tool's own settings name those.
 MACHINE = re.compile(
-    r"(/work/(main|shared|brief)|\.\./shared\b|/root/|/home/\w+/|/opt/pypi"
-    r"|\bpypi\.org|pythonhosted\.org|registry\.npmjs\.org|\bghcr\.io|\bquay\.io|deb\.debian\.org)"
+    r"(^|[\s\"'=(])/(work|root|home)/|\.\./shared\b"
+    r"|\b[\w.-]*(pypi|pythonhosted|npmjs|debian)[\w-]*\.(org|com|io)\b"
 )
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 SILENCED = re.compile(r"#\s*(?:noqa|type:\s*ignore|pragma)\b.*")
