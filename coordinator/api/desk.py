@@ -23,6 +23,7 @@ from coordinator.api.views import (
 from coordinator.core.admission import NoProviderFits, check_submission, explain_demand
 from coordinator.core.events import JobCancelled, JobSubmitted
 from coordinator.core.order_book import is_online
+from coordinator.core.reporting import explain_job, find_job
 from coordinator.core.state import Job, State
 from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.clock import SystemClock
@@ -41,7 +42,6 @@ from gpumarket.protocol.signing import Signed, verify
 from gpumarket.protocol.units import compute_price
 from gpumarket.protocol.unixfs import Block
 
-JOB_PREFIX_MIN = 7
 QUOTE_SECONDS = 120
 """For which time a task's price is estimated when nothing is known about it."""
 
@@ -232,15 +232,16 @@ class Desk:
     def explain_job(self, name: str) -> Json:
         """Say why a job is where it is: who could run it and who falls where."""
         state, job = self.read_state(), self._find_job(name)
-        funnel = explain_demand(state, job.order.body, job.spec)
+        why = explain_job(state, job)
         view = show_job(state, job)
         return {
             "id": job.job_id,
             "state": view["state"],
             "reason": view["reason"],
             "next": view["next"],
-            "funnel": show_funnel(funnel),
-            "relaxations": show_relaxations(funnel),
+            "escrow_covers": why.is_covered,
+            "funnel": show_funnel(why.funnel),
+            "relaxations": show_relaxations(why.funnel),
         }
 
     def list_events(self, name: str, after: int) -> tuple[list[Json], bool]:
@@ -299,12 +300,7 @@ class Desk:
         return self.list_events(name, after)
 
     def _find_job(self, name: str) -> Job:
-        state = self.read_state()
-        found = [job for job in state.jobs.values() if job.job_id.startswith(name)]
-        if len(name) < JOB_PREFIX_MIN or len(found) != 1:
-            problem = "no job has" if not found else "more than one job has"
-            raise InvalidInput(f"{problem} the id {name[:20]!r}", code="GM-5001")
-        return found[0]
+        return find_job(self.read_state(), name)
 
 
 def _not_here(cid: Cid) -> InvalidInput:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator.api.answers import show_money, show_time
-from coordinator.core.lifecycle import EpochState, JobState, UnitState
+from coordinator.core.lifecycle import UnitState
 from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
+from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
 from coordinator.core.state import Epoch, Job, LogEntry, Provider, State, Unit
 from gpumarket.protocol.ids import format_hex
@@ -78,35 +79,13 @@ def show_next(state: State, job: Job) -> Json | None:
     """Say who must act next, what it will do, and until when."""
     if job.is_over:
         return None
-    if job.state in (JobState.QUEUED, JobState.RUNNING):
-        if job.counts[UnitState.LEASED]:
-            deadlines = [
-                lease.deadline
-                for unit in job.units
-                if unit.lease_id and (lease := state.leases.get(unit.lease_id)) is not None
-            ]
-            return _next("providers", "finish the running tasks", min(deadlines, default=None))
-        return _next("coordinator", "waits for a free provider", job.queue_by)
-    if job.state is JobState.SETTLING:
-        return _next("coordinator", "posts the batch on chain", None)
-    for number in job.epochs:
-        epoch = state.epochs.get(number)
-        if epoch is not None and epoch.state is not EpochState.CLOSED:
-            return _next(*_EPOCH_STEPS[epoch.state], None)
-    return _next("coordinator", "opens an epoch over the results", None)
-
-
-_EPOCH_STEPS = {
-    EpochState.COLLECTING: ("providers", "sign the roots of their results"),
-    EpochState.COMMITTING: ("coordinator", "commits the results on chain"),
-    EpochState.SEEDING: ("chain", "mines the block that gives the seed"),
-    EpochState.CHECKING: ("verifiers", "re-execute the sampled tasks, blind"),
-    EpochState.OPENING: ("providers", "open their results, verifiers compare"),
-}
-
-
-def _next(actor: str, what: str, deadline: int | None) -> Json:
-    return {"actor": actor, "what": what, "deadline": show_time(deadline)}
+    step = describe_next(state, job)
+    return {
+        "actor": step.actor,
+        "what": step.what,
+        "deadline": show_time(step.deadline),
+        "code": step.code,
+    }
 
 
 def list_placements(state: State, job: Job) -> list[Json]:
