@@ -33,12 +33,11 @@ def _make_epoch(state: State, job: Job, epoch: Epoch) -> EpochProof:
         if check.order_hash == job.order_hash and (proof := _make_check(state, check)) is not None
     )
     checked = {proof.attestation.body.receipt_hash for proof in checks}
-    leases = [
-        state.leases[lease_id]
-        for part in epoch.parts.values()
-        for lease_id in part.lease_ids
-        if state.leases[lease_id].order_hash == job.order_hash
-    ]
+    # An epoch may hold receipts of other jobs, and old ended jobs are forgotten with their leases.
+    known = (
+        state.leases.get(lease_id) for part in epoch.parts.values() for lease_id in part.lease_ids
+    )
+    leases = [lease for lease in known if lease and lease.order_hash == job.order_hash]
     rejected = {lease_id for part in epoch.parts.values() for lease_id in part.rejected}
     return EpochProof(
         committer=state.settings.coordinator,
