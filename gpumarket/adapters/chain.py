@@ -1,31 +1,35 @@
 """
 The chain: reads, transactions and facts of one settlement contract, through web3 in threads.
 
-Every write returns only when it is mined and succeeded. A revert becomes
-`BrokenPrecondition` with the contract's own error name; silence becomes `ChainError`, after
-which the caller must look at the chain before it tries again.
+Every write returns only when it is mined under the wanted confirmations and succeeded. A revert
+becomes `BrokenPrecondition` with the contract's own error; silence becomes `ChainError`, after
+which the caller must look at the chain before it tries again: `turn` and `find_fact` are for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import trio
-from eth_account import Account
 from web3 import Web3
-from web3.exceptions import (
-    ContractCustomError,
-    ContractLogicError,
-    TimeExhausted,
-    Web3Exception,
-)
+from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint, TxReceipt
 
+from gpumarket.adapters.chain_errors import (
+    RAISED_BY_WEB3,
+    compute_signature,
+    convert_value,
+    index_errors,
+    translate_error,
+)
+from gpumarket.adapters.transaction_rules import Patience
+from gpumarket.adapters.transactions import Sender
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInput
 from gpumarket.protocol.header import encode_header
 from gpumarket.protocol.ids import Address, Hash32, format_hex
@@ -36,10 +40,6 @@ from gpumarket.protocol.units import Amount
 THREADS_MAX = 4
 REQUEST_SECONDS = 10
 MINED_SECONDS = 60
-POLL_SECONDS = 0.2
-GAS_FACTOR = 2
-"""Over the estimate: a credit that matures before the block is made costs more storage. What is
-not used is not paid for."""
 EVENTS_BLOCKS_MAX = 5_000
 """Blocks in one log query."""
 
@@ -135,18 +135,26 @@ async def fund_devnet(rpc_url: str, account: Address, wei: int) -> None:
 class Chain:
     """One settlement contract seen through one RPC endpoint, with an optional signing key."""
 
-    def __init__(self, *, rpc_url: str, contract: Address, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rpc_url: str,
+        contract: Address,
+        secret: bytes | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
         self._rpc_url = rpc_url
         self._abi = load_artifact("Settlement")["abi"]
         self._contract = self._web3.eth.contract(
             address=Web3.to_checksum_address(contract), abi=self._abi
         )
-        self._errors = _index_errors(self._abi)
-        self._account = Account.from_key(secret) if secret else None
+        self._errors = index_errors(load_artifact("TestToken")["abi"], self._abi)
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
-        # One transaction at a time, so that nonces follow each other without gaps.
-        self._sending = trio.Lock()
+        self._patience = patience or Patience()
+        self._sender = (
+            Sender(self._web3, secret, ask=self._read, patience=self._patience) if secret else None
+        )
 
     async def check_network(self, expected_chain_id: int) -> None:
         """Raise `InvalidInput` unless this is the expected chain and the contract is there."""
@@ -239,7 +247,53 @@ class Chain:
             facts += await self._read(partial(self._read_logs, start, end))
         return facts
 
+    async def find_fact(
+        self, name: str, *, from_block: int, wanted: dict[str, object]
+    ) -> ChainFact | None:
+        """
+        Return the newest event of this name with these arguments, confirmed or not.
+
+        The node searches by the indexed arguments among them, newest blocks first.
+        """
+        inputs = self._contract.events[name]().abi["inputs"]
+        indexed = {
+            item["name"]: _address(wanted[item["name"]])  # type: ignore[arg-type]  # an address
+            if item["type"] == "address"
+            else wanted[item["name"]]
+            for item in inputs
+            if item["indexed"] and item["name"] in wanted
+        }
+        last = (await self.head())[0]
+        for end in range(last, from_block - 1, -EVENTS_BLOCKS_MAX):
+            start = max(from_block, end - EVENTS_BLOCKS_MAX + 1)
+            for fact in reversed(
+                await self._read(partial(self._search, name, indexed, start, end))
+            ):
+                if all(fact.args[key] == value for key, value in wanted.items()):
+                    return fact
+        return None
+
+    async def is_confirmed(self, fact: ChainFact) -> bool:
+        """Tell whether enough blocks lie on top of an event that was just found."""
+        return (await self.head())[0] >= fact.block + self._patience.confirmations
+
     # ---- writing ---------------------------------------------------------------------------
+
+    @property
+    def confirmations(self) -> int:
+        """Blocks on top before a transaction or an event counts."""
+        return self._patience.confirmations
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """
+        Hold the next nonce of this key: what is seen in here is true for what is sent in here.
+
+        A thing that must not be done twice is looked for and sent within one turn; a transaction
+        from before a restart was then either mined, and is seen, or can never be.
+        """
+        async with self._get_sender().turn():
+            yield
 
     async def approve(self, amount: int) -> TxOutcome:
         """Let the contract take exactly `amount` of the signer's tokens."""
@@ -322,32 +376,30 @@ class Chain:
         return await trio.to_thread.run_sync(self._guard, fn, limiter=self._limiter)
 
     async def _send(self, function: Any) -> TxOutcome:
-        async with self._sending:
-            receipt = await self._read(lambda: self._send_and_wait(function))
+        receipt = await self._get_sender().send(function.build_transaction)
+        if receipt["status"] != 1:
+            await self._read(lambda: self._explain_revert(function, receipt))
         return TxOutcome(
             tx_hash=bytes(receipt["transactionHash"]),
             block=int(receipt["blockNumber"]),
             gas_used=int(receipt["gasUsed"]),
         )
 
-    def _send_and_wait(self, function: Any) -> TxReceipt:
-        if self._account is None:
+    def _get_sender(self) -> Sender:
+        if self._sender is None:
             raise InvalidInput("this chain connection has no signing key", code="GM-3101")
-        eth = self._web3.eth
-        sender = self._account.address
-        transaction = function.build_transaction(
-            {"from": sender, "nonce": eth.get_transaction_count(sender, "pending")}
-        )
-        limit = int(eth.get_block("latest")["gasLimit"])
-        transaction["gas"] = min(GAS_FACTOR * transaction["gas"], limit)
-        signed = self._account.sign_transaction(transaction)
-        tx_hash = eth.send_raw_transaction(signed.raw_transaction)
-        receipt = eth.wait_for_transaction_receipt(
-            tx_hash, timeout=MINED_SECONDS, poll_latency=POLL_SECONDS
-        )
-        if receipt["status"] != 1:
-            raise BrokenPrecondition(f"transaction {format_hex(bytes(tx_hash))} reverted")
-        return receipt
+        return self._sender
+
+    def _explain_revert(self, function: Any, receipt: TxReceipt) -> NoReturn:
+        money = f"gas for {receipt['gasUsed']} was paid, nothing else was moved"
+        # A receipt has no revert data. What made it fail may have come or gone within its block.
+        for block in (receipt["blockNumber"], receipt["blockNumber"] - 1):
+            try:
+                function.call({"from": receipt["from"]}, block_identifier=block)
+            except ContractLogicError as error:
+                raise self._translate(error, money=money) from error
+        tx_hash = format_hex(bytes(receipt["transactionHash"]))
+        raise BrokenPrecondition(f"transaction {tx_hash} reverted", money=money)
 
     def _raw_block(self, number: int) -> dict[str, Any]:
         method = RPCEndpoint("eth_getBlockByNumber")
@@ -362,61 +414,42 @@ class Chain:
             {"address": self._contract.address, "fromBlock": start, "toBlock": end}
         )
         events = {
-            keccak256(_signature_of(entry).encode()): entry["name"]
+            keccak256(compute_signature(entry).encode()): entry["name"]
             for entry in self._abi
             if entry["type"] == "event"
         }
-        facts = []
-        for entry in logs:
-            name = events[bytes(entry["topics"][0])]
-            decoded = self._contract.events[name]().process_log(entry)
-            facts.append(
-                ChainFact(
-                    name=name,
-                    args={key: _to_plain(value) for key, value in decoded["args"].items()},
-                    block=int(entry["blockNumber"]),
-                    log_index=int(entry["logIndex"]),
-                    tx_hash=bytes(entry["transactionHash"]),
-                )
+        return [
+            _make_fact(
+                self._contract.events[events[bytes(entry["topics"][0])]]().process_log(entry)
             )
-        return facts
+            for entry in logs
+        ]
+
+    def _search(
+        self, name: str, indexed: dict[str, object], start: int, end: int
+    ) -> list[ChainFact]:
+        event = self._contract.events[name]()
+        found = event.get_logs(from_block=start, to_block=end, argument_filters=indexed)
+        return [_make_fact(entry) for entry in found]
 
     def _guard(self, fn: Callable[[], T]) -> T:
         try:
             return fn()
-        except ContractCustomError as error:
-            name = self._errors.get(str(error.data)[:10], str(error.data)[:10])
-            raise BrokenPrecondition(
-                f"the contract refuses: {name}",
-                why=f"revert data {str(error.data)[:200]}",
-                money="nothing was moved",
-            ) from error
-        except ContractLogicError as error:
-            raise BrokenPrecondition(
-                f"the contract refuses: {error}", money="nothing was moved"
-            ) from error
-        except TimeExhausted as error:
-            raise ChainError(
-                f"a transaction was not mined in {MINED_SECONDS} s", code="GM-3003"
-            ) from error
-        except (Web3Exception, OSError, ValueError) as error:
-            raise ChainError(
-                f"the chain at {self._rpc_url} cannot be asked",
-                why=str(error)[:300],
-                money="unchanged",
-            ) from error
+        except RAISED_BY_WEB3 as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception, money: str = "nothing was moved") -> ChainError:
+        return translate_error(error, errors=self._errors, rpc_url=self._rpc_url, money=money)
 
 
-def _index_errors(abi: Sequence[dict[str, Any]]) -> dict[str, str]:
-    return {
-        format_hex(keccak256(_signature_of(entry).encode())[:4]): _signature_of(entry)
-        for entry in abi
-        if entry["type"] == "error"
-    }
-
-
-def _signature_of(entry: dict[str, Any]) -> str:
-    return f"{entry['name']}({','.join(item['type'] for item in entry['inputs'])})"
+def _make_fact(entry: Any) -> ChainFact:
+    return ChainFact(
+        name=entry["event"],
+        args={key: convert_value(value) for key, value in entry["args"].items()},
+        block=int(entry["blockNumber"]),
+        log_index=int(entry["logIndex"]),
+        tx_hash=bytes(entry["transactionHash"]),
+    )
 
 
 def _address(value: Address) -> str:
@@ -425,11 +458,3 @@ def _address(value: Address) -> str:
 
 def _to_bytes(address: str) -> Address:
     return bytes.fromhex(address[2:])
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("0x") and len(value) == 42:
-        return _to_bytes(value)
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    return bytes(value) if isinstance(value, bytes) else value

@@ -173,8 +173,18 @@ The RPC endpoint does not have a block that should be there; it may have pruned 
 use another RPC endpoint, for old blocks an archive node""",
     """GM-3003 409 MARKET_FAILED chain retry
 a transaction was not mined in time
-The transaction was sent, but no block has it yet; it may still come.
-gpumarket wallet balance""",
+The transaction was sent, and sent again for more, but no block has it yet; it may still come, once.
+gpumarket wallet balance
+run the command again: it takes the place of what waits, and nothing happens twice""",
+    """GM-3004 502 MARKET_FAILED chain retry
+the chain's node refuses a transaction
+The node would not take the transaction for a reason of its own; no block has seen it.
+use another RPC endpoint""",
+    """GM-3005 409 CONFLICT chain retry
+another program sends with this key
+The place of this transaction in the account's order was taken by one that we did not send.
+run the command again
+give each program a key of its own""",
     """GM-3010 402 NO_MONEY requester final
 not enough tokens in the wallet
 The account holds less than should be moved.
