@@ -7,7 +7,7 @@ because the journal brings it back to a state that is known.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,17 +17,26 @@ from coordinator.core import effects, events
 from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.content import EmbeddedNode
+from gpumarket.adapters.first_blocks import FirstBlocks
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
 from gpumarket.protocol.codec import compute_content_hash, encode_document
-from gpumarket.protocol.errors import BrokenPrecondition, ChainError, ContentError, GpuMarketError
+from gpumarket.protocol.errors import (
+    BrokenPrecondition,
+    ChainError,
+    ContentError,
+    GpuMarketError,
+    LostRace,
+)
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.messages import LeaseProposed, Message
 from gpumarket.protocol.signing import Domain, keccak256
 
-SEED_POLL_SECONDS = 0.25
-SEED_WAIT_SECONDS_MAX = 600.0
+BLOCK_POLL_SECONDS = 0.25
+BLOCK_WAIT_SECONDS_MAX = 600.0
+TRIES_MAX = 3
+"""Of one deed, when others are faster or a reorg takes it away; the core asks again after these."""
 FETCH_SECONDS_MAX = 240.0
 
 Post = Callable[[events.Event], Awaitable[None]]
@@ -56,8 +65,7 @@ class World:
     post: Post
     clock: SystemClock
     log: Log
-    first_block: int = 0
-    """Where the contract's events begin."""
+    first_blocks: FirstBlocks
 
 
 async def perform(effect: effects.Effect, world: World) -> None:
@@ -94,15 +102,16 @@ async def _propose_lease(effect: effects.ProposeLease, world: World) -> None:
 
 
 async def _commit_epoch(effect: effects.CommitEpoch, world: World) -> None:
+    me = world.identity.address
     try:
         await world.content.add_document(encode_document(effect.document))
         data_hash = compute_content_hash(effect.document)
-        fact = await _find_fact(world, "Committed", root=effect.root, dataHash=data_hash)
-        if fact is None:
-            await world.chain.commit(effect.root, effect.nonce_hash, data_hash)
-            fact = await _find_fact(world, "Committed", root=effect.root, dataHash=data_hash)
-        if fact is None:
-            raise ChainError("a commitment was mined but its event is not there")
+        wanted = {"committer": me, "root": effect.root, "dataHash": data_hash}
+        fact = await _do_once(
+            _Deed("Committed", wanted, await _find_first_block(effect.root, world)),
+            lambda: world.chain.commit(effect.root, effect.nonce_hash, data_hash),
+            world,
+        )
         header = await world.chain.read_header(fact.block)
     except GpuMarketError as error:
         await _post_refused(effect, error, world)
@@ -123,16 +132,17 @@ async def _commit_epoch(effect: effects.CommitEpoch, world: World) -> None:
 async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
     number = effect.block + world.seed_delay_blocks
     me = world.identity.address
+
+    async def fix() -> None:
+        header = await world.chain.read_header(number)
+        await world.chain.fix_seed(me, effect.sequence, header=header, nonces=effect.nonces)
+
     try:
         # One more: the transaction must be tried on top of a block that already has B* below it.
-        await _wait_for_block(number + 1, world)
+        await _wait_for_block(number + max(1, world.chain.confirmations), world)
+        deed = _Deed("SeedFixed", {"committer": me, "seq": effect.sequence}, effect.block)
+        fact = await _do_once(deed, fix, world)
         header = await world.chain.read_header(number)
-        fact = await _find_fact(world, "SeedFixed", seq=effect.sequence)
-        if fact is None:
-            await world.chain.fix_seed(me, effect.sequence, header=header, nonces=effect.nonces)
-            fact = await _find_fact(world, "SeedFixed", seq=effect.sequence)
-        if fact is None:
-            raise ChainError("a seed was fixed but its event is not there")
     except GpuMarketError as error:
         await _post_refused(effect, error, world)
         return
@@ -154,12 +164,12 @@ async def _post_batch(effect: effects.PostBatch, world: World) -> None:
     data_hash = compute_content_hash(effect.batch)
     try:
         await world.content.add_document(encode_document(effect.batch))
-        fact = await _find_fact(world, "BatchPosted", dataHash=data_hash)
-        if fact is None:
-            await world.chain.post_batch(data_hash, effect.batch.lanes)
-            fact = await _find_fact(world, "BatchPosted", dataHash=data_hash)
-        if fact is None:
-            raise ChainError("a batch was posted but its event is not there")
+        wanted = {"coordinator": world.identity.address, "dataHash": data_hash}
+        fact = await _do_once(
+            _Deed("BatchPosted", wanted, await _find_first_block(data_hash, world)),
+            lambda: world.chain.post_batch(data_hash, effect.batch.lanes),
+            world,
+        )
     except GpuMarketError as error:
         await _post_refused(effect, error, world)
         return
@@ -225,22 +235,71 @@ async def _fetch_output(effect: effects.FetchOutput, world: World) -> None:
 # ---- the chain ---------------------------------------------------------------------------------
 
 
-async def _find_fact(world: World, name: str, **expected: object) -> ChainFact | None:
-    """Return our own newest event of this name with these arguments, if there is one."""
-    owner = "coordinator" if name == "BatchPosted" else "committer"
-    wanted = {**expected, owner: world.identity.address}
-    for fact in reversed(await world.chain.read_facts(world.first_block)):
-        if fact.name == name and all(fact.args[key] == value for key, value in wanted.items()):
+@dataclass(frozen=True, slots=True)
+class _Deed:
+    """Something that must be on chain once, and the event that shows it."""
+
+    name: str
+    wanted: Mapping[str, object]
+    """Arguments of the event, our address among them."""
+    from_block: int
+    """It was not there before."""
+
+
+async def _do_once(deed: _Deed, act: Callable[[], Awaitable[object]], world: World) -> ChainFact:
+    """
+    Return the confirmed event of a deed, and do the deed only if it was not done.
+
+    Looking and acting share a turn: between them no other transaction of ours can be mined, not
+    even one that this process sent before it died.
+    """
+    refusal: ChainError | None = None
+    for _ in range(TRIES_MAX):
+        try:
+            async with world.chain.turn():
+                if await _look_for(deed, world) is None:
+                    await act()
+        except (LostRace, BrokenPrecondition) as error:
+            # Perhaps because somebody did this very thing: a seed may be fixed by anybody.
+            refusal = error
+            if isinstance(error, BrokenPrecondition) and not await _is_there_after_all(deed, world):
+                raise
+        fact = await _wait_confirmed(deed, world)
+        if fact is not None:
             return fact
-    return None
+    raise refusal or ChainError(f"{deed.name} was on chain {TRIES_MAX} times and did not stay")
+
+
+async def _look_for(deed: _Deed, world: World) -> ChainFact | None:
+    return await world.chain.find_fact(deed.name, from_block=deed.from_block, wanted=deed.wanted)
+
+
+async def _is_there_after_all(deed: _Deed, world: World) -> bool:
+    # A refusal is final for the core: nothing that an earlier run sent may come after it.
+    await world.chain.clear_pool()
+    return await _look_for(deed, world) is not None
+
+
+async def _wait_confirmed(deed: _Deed, world: World) -> ChainFact | None:
+    """Return the event once it is deep enough; None where it is not, or no longer, on chain."""
+    for _ in range(int(BLOCK_WAIT_SECONDS_MAX / BLOCK_POLL_SECONDS)):
+        fact = await _look_for(deed, world)
+        if fact is None or await world.chain.is_confirmed(fact):
+            return fact
+        await trio.sleep(BLOCK_POLL_SECONDS)
+    raise ChainError(f"{deed.name} was not confirmed in {BLOCK_WAIT_SECONDS_MAX:.0f} s")
+
+
+async def _find_first_block(deed: bytes, world: World) -> int:
+    return await world.first_blocks.find(deed, head=(await world.chain.head())[0])
 
 
 async def _wait_for_block(number: int, world: World) -> None:
-    for _ in range(int(SEED_WAIT_SECONDS_MAX / SEED_POLL_SECONDS)):
+    for _ in range(int(BLOCK_WAIT_SECONDS_MAX / BLOCK_POLL_SECONDS)):
         if (await world.chain.head())[0] >= number:
             return
-        await trio.sleep(SEED_POLL_SECONDS)
-    raise ChainError(f"block {number} did not come in {SEED_WAIT_SECONDS_MAX:.0f} s")
+        await trio.sleep(BLOCK_POLL_SECONDS)
+    raise ChainError(f"block {number} did not come in {BLOCK_WAIT_SECONDS_MAX:.0f} s")
 
 
 async def _post_refused(

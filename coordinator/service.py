@@ -16,6 +16,7 @@ from coordinator.core.settings import Settings
 from coordinator.perform import World, perform
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
+from gpumarket.adapters.first_blocks import FirstBlocks
 from gpumarket.adapters.http import serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
@@ -32,6 +33,8 @@ from gpumarket.protocol.messages import (
 )
 from gpumarket.protocol.units import Amount, parse_money
 from gpumarket.runtime import Runtime
+
+FIRST_BLOCKS_NAME = "first_blocks.json"
 
 
 async def serve(config: CoordinatorConfig, log: Log) -> None:
@@ -56,6 +59,7 @@ class Service:
             LinkIdentity(key=identity.key, domain=domain, clock=self._clock),
             self,
         )
+        self._first_blocks = FirstBlocks(equipment.data_dir / FIRST_BLOCKS_NAME)
         world = World(
             identity=identity,
             domain=domain,
@@ -66,6 +70,7 @@ class Service:
             post=self._post,
             clock=self._clock,
             log=equipment.log,
+            first_blocks=self._first_blocks,
         )
         self._runtime: Runtime[events.Event, effects.Effect] = Runtime(
             state=CoordinatorState(settings=_make_settings(config, equipment)),
@@ -84,6 +89,7 @@ class Service:
     async def run(self) -> None:
         """Recover, open the doors, serve until cancelled."""
         role, network = self._config.role, self._equipment.network
+        await self._note_beginning()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._runtime.run)
             desk = Desk(
@@ -103,6 +109,11 @@ class Service:
             )
             announce_ready(self._equipment, http_port=port, summary="matches, settles, shows why")
             await trio.sleep_forever()
+
+    async def _note_beginning(self) -> None:
+        # Without events nothing was ever tried; with them and without the file, all is searched.
+        if self._first_blocks.is_missing and await self._equipment.journal.load() == (None, []):
+            await self._first_blocks.begin((await self._equipment.chain.head())[0])
 
     # ---- what members say ------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ T = TypeVar("T")
 Port = Annotated[int, Meta(ge=0, le=65535)]
 ENV_PREFIX = "GPUMARKET_"
 STORE_BYTES_MAX = 50 * 10**9
+CONFIRMATIONS = 12
+"""On chains that are not the devnet; at twelve seconds a block under three minutes."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +46,8 @@ class RoleSettings(_Section, frozen=True, kw_only=True):
     contract: str
     coordinators: tuple[Multiaddr, ...] = ()
     """Where a provider or verifier dials out to."""
+    confirmations: Annotated[int, Meta(ge=0, le=64)] | None = None
+    """Blocks on top before a transaction or an event counts; 0 on the devnet, else 12."""
     store_bytes_max: int = STORE_BYTES_MAX
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -56,6 +60,13 @@ class RoleSettings(_Section, frozen=True, kw_only=True):
     def is_devnet(self) -> bool:
         """Whether money and devices here are play."""
         return self.chain_id == DEVNET_CHAIN_ID
+
+    @property
+    def blocks_to_confirm(self) -> int:
+        """How many blocks on top of an event make it one that stays."""
+        if self.confirmations is not None:
+            return self.confirmations
+        return 0 if self.is_devnet else CONFIRMATIONS
 
 
 class CoordinatorSettings(_Section, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -248,7 +248,7 @@ class Chain:
         return facts
 
     async def find_fact(
-        self, name: str, *, from_block: int, wanted: dict[str, object]
+        self, name: str, *, from_block: int, wanted: Mapping[str, object]
     ) -> ChainFact | None:
         """
         Return the newest event of this name with these arguments, confirmed or not.
@@ -294,6 +294,10 @@ class Chain:
         """
         async with self._get_sender().turn():
             yield
+
+    async def clear_pool(self) -> None:
+        """Make sure that nothing which this key sent before a restart can still be mined."""
+        await self._get_sender().clear()
 
     async def approve(self, amount: int) -> TxOutcome:
         """Let the contract take exactly `amount` of the signer's tokens."""

@@ -20,6 +20,7 @@ from gpumarket.adapters.keys import Identity, load_identity, read_password
 from gpumarket.adapters.logs import Log, open_log
 from gpumarket.adapters.network import PeerNetwork
 from gpumarket.adapters.p2p import open_network
+from gpumarket.adapters.transaction_rules import Patience
 from gpumarket.config import RoleSettings
 from gpumarket.protocol.catalog import find_exit
 from gpumarket.protocol.errors import GpuMarketError
@@ -63,7 +64,12 @@ async def open_equipment(
         password = read_password(Path(settings.password_file))
         identity = await trio.to_thread.run_sync(lambda: load_identity(data_dir, password=password))
         contract = parse_address(settings.contract)
-        chain = Chain(rpc_url=settings.rpc_url, contract=contract, secret=identity.secret)
+        chain = Chain(
+            rpc_url=settings.rpc_url,
+            contract=contract,
+            secret=identity.secret,
+            patience=Patience(confirmations=settings.blocks_to_confirm),
+        )
         await chain.check_network(settings.chain_id)
         async with (
             open_network(

@@ -57,6 +57,7 @@ from gpumarket.protocol.ids import Hash32, format_hex
 GAS_FACTOR = 2
 """Over the estimate: a credit that matures before the block is made costs more storage. What is
 not used is not paid for."""
+TRANSFER_GAS = 21_000
 VERSIONS_MAX = 64
 """Of one transaction; an eighth more each is a factor of 1,600."""
 
@@ -135,6 +136,8 @@ class Sender:
         self._lock = trio.Lock()
         self._nonce = 0
         """Of the turn that is held."""
+        self._is_foreign = False
+        """Whether the pool has something at this nonce that we do not know."""
         self._own: set[int] = set()
         """Nonces that we watch: sent, or mined and not yet confirmed."""
 
@@ -171,6 +174,19 @@ class Sender:
             self._own.discard(nonce)
             self._end_turn()
 
+    async def clear(self) -> None:
+        """Return once nothing of this key that we do not know can be mined any more."""
+        async with self.turn():
+            if self._is_foreign:
+                # Lost is as good as won: the nonce is used, by one or the other.
+                with contextlib.suppress(LostRace):
+                    await self.send(self._build_nothing)
+
+    def _build_nothing(self, asked: Params) -> Params:
+        chain_id = self._web3.eth.chain_id
+        nothing = {"to": self._account.address, "value": 0, "data": "0x", "gas": TRANSFER_GAS}
+        return {**asked, **nothing, "chainId": chain_id}
+
     # ---- turns -----------------------------------------------------------------------------
 
     def _has_turn(self) -> bool:
@@ -196,7 +212,8 @@ class Sender:
             mined, pending = await self._ask(self._count)
             nonce = find_free_nonce(mined, frozenset(self._own))
             # What the pool has above is not ours: of a run before this one, or another program's.
-            if pending <= nonce or trio.current_time() >= deadline:
+            self._is_foreign = pending > nonce
+            if not self._is_foreign or trio.current_time() >= deadline:
                 return nonce
             await trio.sleep(self._patience.poll_seconds)
 
