@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {Disputes} from "../src/Disputes.sol";
+import {Jury} from "../src/Jury.sol";
 import {Settlement} from "../src/Settlement.sol";
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
 import {TestToken} from "../src/mocks/TestToken.sol";
@@ -16,6 +18,10 @@ abstract contract Fixture {
     uint64 internal constant NONCE_TIMEOUT = 100;
     uint64 internal constant MIN_BOND = 1_000e6;
     uint64 internal constant MIN_STAKE = 100e6;
+    uint64 internal constant CHALLENGE_BOND = 5e6;
+    uint64 internal constant JURY_BOND = 20e6;
+    uint64 internal constant BOND_SLASH = 200e6;
+    uint64 internal constant STAKE_SLASH = 80e6;
     /// @dev A multiple of EPOCH, so that tests can speak of the first second of an epoch.
     uint256 internal constant START = uint256(EPOCH) * 7000;
 
@@ -28,19 +34,30 @@ abstract contract Fixture {
     address internal constant STRANGER = address(0x57A6);
     bytes32 internal constant PEER = keccak256("peer");
     bytes32 internal constant DATA = keccak256("batch document");
-    bytes32 internal constant LANE_ROOT = keccak256("lane root");
+    bytes32 internal constant ROOT = keccak256("batch root");
 
     TestToken internal token;
     Settlement internal settlement;
+    Disputes internal disputes;
+    Jury internal jury;
 
     function setUp() public virtual {
         VM.warp(START);
         VM.roll(1000);
         token = new TestToken();
-        settlement = new Settlement(_config(address(token)));
+        _deploy(_config(address(token)));
     }
 
     /* SET-UP */
+
+    /// @dev The judges are created first, for the address that Settlement will have.
+    function _deploy(ISettlement.Config memory config) internal {
+        address expected =
+            VM.computeCreateAddress(address(this), VM.getNonce(address(this)) + 2);
+        disputes = new Disputes(expected);
+        jury = new Jury(expected);
+        settlement = new Settlement(config, disputes, jury);
+    }
 
     function _config(address tokenAddress) internal pure returns (ISettlement.Config memory) {
         return ISettlement.Config({
@@ -52,7 +69,11 @@ abstract contract Fixture {
             seedDelay: SEED_DELAY,
             nonceTimeout: NONCE_TIMEOUT,
             minBond: MIN_BOND,
-            minStake: MIN_STAKE
+            minStake: MIN_STAKE,
+            challengeBond: CHALLENGE_BOND,
+            juryBond: JURY_BOND,
+            bondSlash: BOND_SLASH,
+            stakeSlash: STAKE_SLASH
         });
     }
 
@@ -88,7 +109,7 @@ abstract contract Fixture {
         pure
         returns (bytes memory)
     {
-        return abi.encodePacked(requester, payee, count, amount, LANE_ROOT);
+        return abi.encodePacked(requester, payee, count, amount);
     }
 
     function _one(address account) internal pure returns (address[] memory list) {
@@ -104,7 +125,9 @@ abstract contract Fixture {
     /// @dev One lane from ALICE to `payee`, by a bonded COORDINATOR.
     function _pay(address payee, uint64 amount) internal returns (uint64) {
         VM.prank(COORDINATOR);
-        return settlement.postBatch(DATA, _one(ALICE), _one(payee), _lane(0, 0, 1, amount));
+        return settlement.postBatch(
+            DATA, ROOT, _one(ALICE), _one(payee), _lane(0, 0, 1, amount)
+        );
     }
 
     /* HEADERS */

@@ -9,11 +9,11 @@ pragma solidity ^0.8.37;
 interface ISeeds {
     /* TYPES */
 
-    /// @notice A committed receipt root. `seed` is zero until it is fixed.
+    /// @notice A committed receipt root. The chain keeps only its hash; the fields are in `Committed`.
     struct Commitment {
         bytes32 root;
         bytes32 nonceHash;
-        bytes32 seed;
+        bytes32 dataHash;
         uint64 blockNumber;
     }
 
@@ -30,20 +30,27 @@ interface ISeeds {
     /// @notice Fixes the seed of a commitment, once. Anyone may call.
     /// @param committer Who committed.
     /// @param seq The committer's number of the commitment.
+    /// @param commitment Its fields, as in `Committed`.
     /// @param headerRLP RLP of the header of block B*. It must hash to B*'s block hash: by
     /// `blockhash` up to 256 blocks later, by EIP-2935 up to 8191 blocks later, then never.
     /// @param nonces Bytes that hash to `nonceHash`; or none, once NONCE_TIMEOUT blocks have passed
     /// since B*.
     /// @return seed keccak256(abi.encode(SEED_TAG, chainid, this, committer, seq, root, mixHash,
     /// keccak256(nonces))).
-    function fixSeed(address committer, uint64 seq, bytes calldata headerRLP, bytes calldata nonces)
-        external
-        returns (bytes32 seed);
+    function fixSeed(
+        address committer,
+        uint64 seq,
+        Commitment calldata commitment,
+        bytes calldata headerRLP,
+        bytes calldata nonces
+    ) external returns (bytes32 seed);
 
     /* VIEWS */
 
-    /// @notice A commitment; `blockNumber` is zero when there is none.
-    function commitmentOf(address committer, uint64 seq) external view returns (Commitment memory);
+    /// @notice keccak256(abi.encode(root, nonceHash, dataHash, blockNumber, seed)) of a commitment,
+    /// with seed zero until it is fixed; zero when there is none. One storage slot, so one storage
+    /// proof shows all of it.
+    function commitmentOf(address committer, uint64 seq) external view returns (bytes32);
 
     /// @notice How many commitments `committer` has made.
     function commitCountOf(address committer) external view returns (uint64);

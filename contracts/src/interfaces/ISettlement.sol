@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {IDisputes} from "./IDisputes.sol";
+import {IJury} from "./IJury.sol";
 import {ISeeds} from "./ISeeds.sol";
 
 /// @title ISettlement
@@ -9,24 +11,27 @@ import {ISeeds} from "./ISeeds.sol";
 /// contract never holds more than `type(uint64).max` of them, so no sum of amounts can overflow.
 /// Times are unix seconds unless a name says blocks.
 ///
-/// WHAT THIS VERSION DOES NOT ENFORCE. `postBatch` takes the coordinator's word that each job in a
-/// lane has an order signed by the requester: no signature is checked on chain and there is no
-/// dispute yet. A bonded coordinator that lies can spend any requester's escrow, and the bond is
-/// not slashed. What is kept for the dispute module: a commitment to each batch with its time of
-/// posting, the lanes in the event, and credits that mature only after a whole epoch.
+/// `postBatch` enforces the bond, every requester's solvency and that debits equal credits. It does
+/// not look at orders: a payment without one is taken back by anybody who says so in time, and costs
+/// the coordinator its bond (IDisputes). Credit matures only after that time.
 interface ISettlement is ISeeds {
     /* TYPES */
 
     /// @notice Constructor parameters; none can change later.
     /// @param token ERC-20 with at most 6 decimals, without fee on transfer and without rebasing.
     /// @param epoch Seconds in a credit epoch. Credit of epoch e can be claimed from epoch e + 2.
-    /// @param open Seconds after posting during which a leaf may be challenged (dispute module).
-    /// @param response Seconds in which a challenge must be answered (dispute module).
+    /// @param open Seconds after posting during which a leaf may be challenged.
+    /// @param response Seconds in which a challenge must be answered, a jury must decide, and a
+    /// verdict can be appealed.
     /// @param exitDelay Seconds between asking for money back and taking it.
     /// @param seedDelay Blocks between a commitment and the block whose mixHash seeds its sample.
     /// @param nonceTimeout Blocks after that block from which a seed needs no nonces.
     /// @param minBond Least bond, net of what is being unbonded, with which a coordinator may post.
     /// @param minStake Least stake of a provider or verifier.
+    /// @param challengeBond Bond of a challenge: more than the gas of an answer is worth.
+    /// @param juryBond Bond of an accusation: what a first jury's work is worth, twice.
+    /// @param bondSlash What a coordinator loses for a faulty lane; at most a quarter of minBond.
+    /// @param stakeSlash What a provider or verifier loses for a proven fault; at most minStake.
     struct Config {
         address token;
         uint64 epoch;
@@ -37,6 +42,19 @@ interface ISettlement is ISeeds {
         uint64 nonceTimeout;
         uint64 minBond;
         uint64 minStake;
+        uint64 challengeBond;
+        uint64 juryBond;
+        uint64 bondSlash;
+        uint64 stakeSlash;
+    }
+
+    /// @notice Where money of an account lies that Disputes may move. BURNT is nobody's.
+    enum Pocket {
+        ESCROW,
+        CREDIT,
+        BOND,
+        STAKE,
+        BURNT
     }
 
     /// @notice What an operator key is registered as.
@@ -75,6 +93,12 @@ interface ISettlement is ISeeds {
         bytes32 peerIdHash;
     }
 
+    /// @notice A verifier and when it first staked.
+    struct Listing {
+        address operator;
+        uint64 listedAt;
+    }
+
     /// @notice Credit of a payee: `available` can be claimed; `prev` and `cur` were earned in the
     /// epoch before `epoch` and in `epoch`.
     struct Payee {
@@ -98,9 +122,9 @@ interface ISettlement is ISeeds {
     /// one and starts the clock again; zero cancels.
     function requestWithdraw(uint256 amount) external;
 
-    /// @notice Pays the requested amount, or what batches have left of it, to the caller.
+    /// @notice Pays the requested amount, or what batches have left of it, to `to`.
     /// @return amount Base units paid.
-    function withdraw() external returns (uint256 amount);
+    function withdraw(address to) external returns (uint256 amount);
 
     /* COORDINATOR */
 
@@ -111,22 +135,24 @@ interface ISettlement is ISeeds {
     /// request replaces the old one and starts the clock again; zero cancels.
     function requestUnbond(uint256 amount) external;
 
-    /// @notice Pays the requested bond to the caller.
+    /// @notice Pays the requested bond, or what slashing has left of it, to `to`.
     /// @return amount Base units paid.
-    function unbond() external returns (uint256 amount);
+    function unbond(address to) external returns (uint256 amount);
 
     /// @notice Settles work: takes each lane's amount from its requester, credits its payee.
     /// @dev Enforced here: the caller's bond, every requester's solvency, that debits equal
-    /// credits, and the bounds. Not enforced here: that orders exist (see the note on top).
+    /// credits, and the bounds. That orders exist is enforced by IDisputes.
     /// @param dataHash sha2-256 digest of the batch document's CID: orders, receipts, attestations.
+    /// @param root Sum-tree root over the lanes, each the root and amount of its own sum tree.
     /// @param requesters Accounts that pay; at most one for each lane.
     /// @param payees Accounts that are credited (providers, verifiers, the coordinator); at most
     /// one for each lane. Registration is not required: a payee that left must not block a batch.
-    /// @param lanes 1 to 256 packed lanes of 48 bytes: uint16 index into `requesters`, uint16 index
-    /// into `payees`, uint32 count of leaves (> 0), uint64 amount, bytes32 sum-tree root. Big endian.
+    /// @param lanes 1 to 256 packed lanes of 16 bytes: uint16 index into `requesters`, uint16 index
+    /// into `payees`, uint32 count of leaves (> 0), uint64 amount. Big endian.
     /// @return seq The coordinator's number of this batch, from 0.
     function postBatch(
         bytes32 dataHash,
+        bytes32 root,
         address[] calldata requesters,
         address[] calldata payees,
         bytes calldata lanes
@@ -162,6 +188,31 @@ interface ISettlement is ISeeds {
     /// @return amount Base units paid.
     function claim(address payee) external returns (uint256 amount);
 
+    /// @notice Pays a payee's matured credit to `to`, for one whose payout address the token refuses.
+    /// @param deadline Unix seconds until when the signature counts.
+    /// @param signature The payout address's, over Claim(payee, to, nonce, deadline) with the nonce
+    /// `claimNonceOf(payee)`. ECDSA only; a contract can call `changePayout` instead.
+    /// @return amount Base units paid.
+    function claimTo(address payee, address to, uint256 deadline, bytes calldata signature)
+        external
+        returns (uint256 amount);
+
+    /* DISPUTES */
+
+    /// @notice Holds money that is disputed. Only DISPUTES and JURY may call.
+    /// @dev ESCROW and CREDIT: exactly `amount`, or it reverts; credit that has matured cannot be
+    /// taken. BOND and STAKE: what there is, at most `amount`.
+    /// @param since For CREDIT, when it was earned.
+    /// @return taken Base units that are now held.
+    function take(Pocket from, address account, uint64 amount, uint64 since)
+        external
+        returns (uint64 taken);
+
+    /// @notice Gives of what is held to ESCROW, CREDIT, STAKE or BURNT. Only DISPUTES and JURY may call; never
+    /// more than was taken.
+    /// @param since For CREDIT, when it counts as earned; 0 is claimable at once.
+    function give(Pocket to, address account, uint64 amount, uint64 since) external;
+
     /* VIEWS */
 
     /// @notice A requester's escrow.
@@ -179,7 +230,22 @@ interface ISettlement is ISeeds {
     /// @notice Where claims of `payee` go.
     function payoutOf(address payee) external view returns (address);
 
-    /// @notice keccak256(abi.encode(uint64 postedAt, dataHash, requesters, payees, lanes)) of a
+    /// @notice How often `claimTo` has paid for a payee.
+    function claimNonceOf(address payee) external view returns (uint256);
+
+    /// @notice How many verifiers have ever been listed.
+    function verifierCount() external view returns (uint256);
+
+    /// @notice The verifier at `index`, in the order of first stakes, and when that was.
+    function verifierAt(uint256 index) external view returns (address operator, uint64 listedAt);
+
+    /// @notice What Disputes and Jury have taken and not given back.
+    function held() external view returns (uint256);
+
+    /// @notice What was slashed and is nobody's.
+    function burnt() external view returns (uint256);
+
+    /// @notice keccak256(abi.encode(uint64 postedAt, dataHash, root, requesters, payees, lanes)) of a
     /// batch, or zero. All inputs are in `BatchPosted`; a dispute opens a leaf against it.
     function batchOf(address coordinator, uint64 seq) external view returns (bytes32);
 
@@ -193,6 +259,10 @@ interface ISettlement is ISeeds {
     /* IMMUTABLES */
     // solhint-disable func-name-mixedcase
 
+    /// @notice Challenges, proofs and direct settlement. With JURY, alone may `take` and `give`.
+    function DISPUTES() external view returns (IDisputes);
+    /// @notice Cases about paid work.
+    function JURY() external view returns (IJury);
     /// @notice The one token of this deployment.
     function TOKEN() external view returns (address);
     /// @notice Seconds in a credit epoch.
@@ -210,6 +280,14 @@ interface ISettlement is ISeeds {
     function MIN_BOND() external view returns (uint64);
     /// @notice Least stake of a provider or verifier.
     function MIN_STAKE() external view returns (uint64);
+    /// @notice Bond of a challenge. A reporter earns at most ten times this.
+    function CHALLENGE_BOND() external view returns (uint64);
+    /// @notice Bond of an accusation; each appeal costs twice the one before.
+    function JURY_BOND() external view returns (uint64);
+    /// @notice What a coordinator loses for a faulty lane.
+    function BOND_SLASH() external view returns (uint64);
+    /// @notice What a provider or verifier loses for a proven fault.
+    function STAKE_SLASH() external view returns (uint64);
     /// @notice Most lanes in a batch.
     function MAX_LANES() external view returns (uint256);
 }

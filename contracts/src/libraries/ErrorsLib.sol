@@ -27,6 +27,10 @@ library ErrorsLib {
     error NothingRequested(address account);
     /// @notice The exit delay has not passed.
     error StillLocked(uint256 unlockAt, uint256 actual);
+    /// @notice Credit of this epoch can no longer be taken back.
+    error CreditMatured(uint256 earliestEpoch, uint256 actualEpoch);
+    /// @notice Disputes do not take from, or give to, this pocket.
+    error BadPocket(uint8 actual);
     /// @notice No credit has matured.
     error NothingToClaim(address payee);
 
@@ -56,10 +60,8 @@ library ErrorsLib {
 
     /* SEEDS */
 
-    /// @notice There is no such commitment.
+    /// @notice There is no such commitment without a seed.
     error UnknownCommitment(address committer, uint64 seq);
-    /// @notice A seed is fixed only once.
-    error SeedAlreadyFixed(bytes32 seed);
     /// @notice The seed block is not yet in the past.
     error SeedBlockNotReached(uint256 earliest, uint256 actual);
     /// @notice The seed block's hash can no longer be read on chain.
@@ -73,8 +75,75 @@ library ErrorsLib {
     /// @notice The bytes are not the RLP of a block header.
     error BadHeader();
 
-    /* TREES */
+    /* SIGNATURES */
 
-    /// @notice A tree without leaves, or leaves and sums of different counts.
-    error BadLeaves(uint256 expected, uint256 actual);
+    /// @notice The signature is not by whom it must be; `actual` is zero where it is malformed.
+    error WrongSigner(address expected, address actual);
+    /// @notice What was signed was valid until then.
+    error Expired(uint256 deadline, uint256 actual);
+
+    /* EVIDENCE */
+
+    /// @notice There is no batch with this content.
+    error UnknownBatch(bytes32 expected, bytes32 actual);
+    /// @notice An index beyond what there is.
+    error BadIndex(uint256 bound, uint256 actual);
+    /// @notice A path is as long as its trees are deep, no longer and no shorter.
+    error BadPathLength(uint256 expected, uint256 actual);
+    /// @notice The leaf is not there in the batch, or the amounts do not add up.
+    error BadOpening(bytes32 expectedRoot, bytes32 actualRoot);
+    /// @notice Two things that must be the same are not; `what` names the second.
+    error WrongHash(bytes32 what, bytes32 expected, bytes32 actual);
+    /// @notice Somebody else than the one who must be there; `what` names where.
+    error WrongParty(bytes32 what, address expected, address actual);
+    /// @notice A receipt or assignment of another unit, or of one the order does not have.
+    error WrongUnit(uint32 expected, uint32 actual);
+    /// @notice Another price than was signed.
+    error WrongPrice(uint64 expected, uint64 actual);
+    /// @notice Another verdict than is needed: 1 MATCH, 2 MISMATCH, 3 INCONCLUSIVE.
+    error WrongVerdict(uint8 expected, uint8 actual);
+    /// @notice A verifier cannot judge what it gains by.
+    error NotIndependent(address verifier);
+    /// @notice The order does not allow this payment; `fault` is a `LeafFault`.
+    error FaultyLeaf(uint8 fault);
+    /// @notice What was shown is no fault.
+    error NoFault();
+
+    /* DISPUTES */
+
+    /// @notice It is too late for this.
+    error TooLate(uint256 latest, uint256 actual);
+    /// @notice It is too early for this.
+    error TooEarly(uint256 earliest, uint256 actual);
+    /// @notice There is no open challenge with this content.
+    error UnknownChallenge(bytes32 expected, bytes32 actual);
+    /// @notice The payment was taken back already.
+    error AlreadyVoid();
+    /// @notice The same dispute is open already.
+    error AlreadyDisputed();
+    /// @notice The evidence was shown already.
+    error AlreadyAnswered();
+    /// @notice The line was settled directly already.
+    error AlreadySettled();
+    /// @notice More would be taken out of a lane than it moved.
+    error LaneExceeded(uint64 laneAmount, uint64 actual);
+
+    /* JURY */
+
+    /// @notice There is no open case of this number.
+    error UnknownCase(uint256 id);
+    /// @notice Not the number of verifiers that had been listed for an epoch.
+    error WrongEligible(uint256 listed, uint256 actual);
+    /// @notice The jury of this level sits already.
+    error AlreadySeated();
+    /// @notice The jury of this level was not drawn yet.
+    error NotSeated();
+    /// @notice Fewer votes than decide; 0 needed: the jury is empty.
+    error NoQuorum(uint256 needed, uint256 actual);
+    /// @notice The jury has decided, or the verifier was slashed for this, already.
+    error AlreadyJudged();
+    /// @notice The jury has not decided.
+    error NotDecided();
+    /// @notice There is no appeal from the last level.
+    error NoFurtherLevel();
 }

@@ -43,6 +43,25 @@ library Hashing {
         uint64 issuedAt;
     }
 
+    /// @notice A coordinator's word that a unit of an open order was given to a provider.
+    struct Assignment {
+        bytes32 orderHash;
+        uint32 unit;
+        address provider;
+        uint64 maxPrice;
+        uint64 reservedUntil;
+    }
+
+    /// @notice What one payment line of one order pays: the leaf of a lane.
+    /// @param evidenceHash Struct hash of the receipt (work) or attestation (check); `feeEvidence`
+    /// (fee).
+    struct Leaf {
+        bytes32 orderHash;
+        uint32 line;
+        bytes32 evidenceHash;
+        uint64 price;
+    }
+
     /// @notice Any other signed document, by its kind and content hash.
     struct Document {
         string kind;
@@ -60,9 +79,16 @@ library Hashing {
     bytes32 internal constant ATTESTATION_TYPEHASH = keccak256(
         "Attestation(bytes32 receiptHash,uint8 verdict,bytes32 evidenceHash,uint64 issuedAt)"
     );
+    bytes32 internal constant ASSIGNMENT_TYPEHASH = keccak256(
+        "Assignment(bytes32 orderHash,uint32 unit,address provider,uint64 maxPrice,uint64 reservedUntil)"
+    );
+    bytes32 internal constant ACCEPTANCE_TYPEHASH = keccak256("Acceptance(bytes32 receiptHash)");
+    bytes32 internal constant CLAIM_TYPEHASH =
+        keccak256("Claim(address payee,address to,uint256 nonce,uint256 deadline)");
     bytes32 internal constant DOCUMENT_TYPEHASH =
         keccak256("Document(string kind,bytes32 contentHash)");
     bytes32 internal constant SEED_TAG = keccak256("gpumarket.seed.v1");
+    bytes32 internal constant JURY_TAG = keccak256("gpumarket.jury.v1");
 
     /* STRUCT HASHES */
 
@@ -82,6 +108,25 @@ library Hashing {
         return keccak256(abi.encode(ATTESTATION_TYPEHASH, attestation));
     }
 
+    /// @notice EIP-712 struct hash of an assignment.
+    function hash(Assignment memory assignment) internal pure returns (bytes32) {
+        return keccak256(abi.encode(ASSIGNMENT_TYPEHASH, assignment));
+    }
+
+    /// @notice EIP-712 struct hash of a requester's acceptance of a receipt.
+    function acceptance(bytes32 receiptHash) internal pure returns (bytes32) {
+        return keccak256(abi.encode(ACCEPTANCE_TYPEHASH, receiptHash));
+    }
+
+    /// @notice EIP-712 struct hash of a payout address's wish to be paid elsewhere.
+    function claim(address payee, address to, uint256 nonce, uint256 deadline)
+        internal
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(CLAIM_TYPEHASH, payee, to, nonce, deadline));
+    }
+
     /// @notice EIP-712 struct hash of a document.
     function hash(Document memory document) internal pure returns (bytes32) {
         return keccak256(
@@ -91,13 +136,27 @@ library Hashing {
 
     /* LEAVES AND SEEDS */
 
-    /// @notice Settlement leaf: what one unit of one order pays.
-    function leaf(bytes32 orderHash, uint32 unit, bytes32 receiptHash, uint64 price)
+    /// @notice Settlement leaf.
+    function hash(Leaf memory leaf) internal pure returns (bytes32) {
+        return keccak256(
+            abi.encodePacked(
+                bytes1(0x00), leaf.orderHash, leaf.line, leaf.evidenceHash, leaf.price
+            )
+        );
+    }
+
+    /// @notice What stands in a fee leaf for evidence: the order itself, tagged.
+    function feeEvidence(bytes32 orderHash) internal pure returns (bytes32) {
+        return keccak256(abi.encodePacked("gpumarket.fee.v1", orderHash));
+    }
+
+    /// @notice Seed of a jury; bound to chain, contract, case and level against replay.
+    function jurySeed(address disputes, uint256 id, uint8 level, bytes32 mixHash)
         internal
-        pure
+        view
         returns (bytes32)
     {
-        return keccak256(abi.encodePacked(bytes1(0x00), orderHash, unit, receiptHash, price));
+        return keccak256(abi.encode(JURY_TAG, block.chainid, disputes, id, level, mixHash));
     }
 
     /// @notice Seed of a commitment; bound to chain, contract and commitment against replay.

@@ -3,27 +3,32 @@ pragma solidity ^0.8.37;
 
 /// @title Lanes
 /// @notice Packed lanes: what one requester pays one payee in a batch.
-/// @dev uint16 requester index ‖ uint16 payee index ‖ uint32 count ‖ uint64 amount ‖ bytes32 root.
-/// Packed, because ABI words would triple the calldata, which is most of what a lane costs.
+/// @dev uint16 requester index ‖ uint16 payee index ‖ uint32 leaves ‖ uint64 amount. Packed, because
+/// calldata is most of what a lane costs; the lanes' roots are under the one root of the batch.
 library Lanes {
     /// @notice Bytes of one lane.
-    uint256 internal constant SIZE = 48;
+    uint256 internal constant SIZE = 16;
 
-    /// @notice Reads all but the root of lane `index`, which `lanes` must hold whole.
+    /// @notice Reads lane `index`, which `lanes` must hold whole.
     function read(bytes calldata lanes, uint256 index)
         internal
         pure
-        returns (uint256 requester, uint256 payee, uint256 count, uint256 amount)
+        returns (uint256 requester, uint256 payee, uint256 leaves, uint256 amount)
     {
-        uint256 head;
+        uint256 word;
         // A slice would check its bounds again, for 460 gas a lane. Beyond the calldata this reads
         // zeros, never memory.
         assembly ("memory-safe") {
-            head := calldataload(add(lanes.offset, mul(index, SIZE)))
+            word := calldataload(add(lanes.offset, mul(index, SIZE)))
         }
-        requester = head >> 240;
-        payee = uint16(head >> 224);
-        count = uint32(head >> 192);
-        amount = uint64(head >> 128);
+        requester = word >> 240;
+        payee = uint16(word >> 224);
+        leaves = uint32(word >> 192);
+        amount = uint64(word >> 128);
+    }
+
+    /// @notice How many lanes `lanes` holds.
+    function count(bytes calldata lanes) internal pure returns (uint256) {
+        return lanes.length / SIZE;
     }
 }

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.37;
+
+import {Hashing} from "../libraries/Hashing.sol";
+import {IDisputes} from "./IDisputes.sol";
+import {IJudge} from "./IJudge.sol";
+
+/// @title IJury
+/// @notice Whether paid work is false: decided by verifiers that nobody could choose.
+/// @dev Holds no money and calls no token; bonds and rewards as in IDisputes. Nothing here needs a
+/// particular party to act, and each step has a deadline: at most three times RESPONSE to decide and
+/// twice RESPONSE to appeal, from when somebody seats each jury.
+interface IJury is IJudge {
+    /* TYPES */
+
+    /// @notice One who put up a bond in a case, and for which side.
+    struct Party {
+        address account;
+        uint64 bond;
+        bool accuses;
+    }
+
+    /// @notice Where a case stands. Verdicts are those of attestations: 1 MATCH, 2 MISMATCH.
+    /// @param eligible Verifiers that may be drawn: the first so many of the list.
+    /// @param drawBlock The jury's seed is the mixHash of the block SEED_DELAY after this one.
+    /// @param deadline While a jury sits: until when it may decide. After it decided: until when
+    /// anyone may appeal. Zero while no jury sits.
+    /// @param verdict What the jury of this level decided; 0 while it has not.
+    /// @param juryHash keccak256(abi.encode(jurors)) of the seated jury.
+    /// @param votersHash keccak256(abi.encode(voters)) of those whose votes decided.
+    struct Case {
+        IDisputes.Place place;
+        bytes32 receiptHash;
+        uint64 price;
+        uint64 stakeHeld;
+        uint32 eligible;
+        uint8 level;
+        uint8 verdict;
+        uint64 drawBlock;
+        uint64 deadline;
+        bytes32 juryHash;
+        bytes32 votersHash;
+        Party[] parties;
+    }
+
+    /// @notice A juror's vote: its attestation on the receipt of the case.
+    /// @param seat Place in the jury, from 0.
+    struct Vote {
+        uint8 seat;
+        Hashing.Attestation attestation;
+        bytes signature;
+    }
+
+    /* ACTIONS */
+
+    /// @notice Opens a case against paid work. Costs JURY_BOND; holds the price, and STAKE_SLASH of
+    /// the provider's stake or what there is of it. While the credit has not matured.
+    /// @param receipt The payee's, of this leaf, with its signature.
+    /// @param eligible How many of the first verifiers had been listed for a whole EPOCH when the
+    /// batch was posted; exactly.
+    function accuse(
+        IDisputes.Batch calldata batch,
+        IDisputes.Opening calldata opening,
+        Hashing.Receipt calldata receipt,
+        bytes calldata receiptSignature,
+        uint32 eligible
+    ) external returns (uint256 id);
+
+    /// @notice Draws the jury of the present level: 5, then 15, then 31, or as many as there are.
+    /// @param headerRLP Header of the block SEED_DELAY after the case's `drawBlock`.
+    function seatJury(uint256 id, bytes calldata headerRLP) external;
+
+    /// @notice Draws from a later block, when the block's hash can no longer be read.
+    function redraw(uint256 id) external;
+
+    /// @notice Records the verdict that a quorum of the jury signed: all of 5, two thirds of 15,
+    /// more than half of 31.
+    /// @param jury The jury as seated.
+    /// @param votes In the order of their seats, all with the same verdict.
+    function decide(uint256 id, address[] calldata jury, Vote[] calldata votes) external;
+
+    /// @notice Moves a decided case to the next level. Costs twice the bond of the level below.
+    function appeal(uint256 id) external;
+
+    /// @notice Moves a case whose jury did not decide in time to the next level.
+    function escalate(uint256 id) external;
+
+    /// @notice Carries out the last verdict once nobody can appeal; or ends a case in which the last
+    /// jury did not decide, or whose payment is void already: then all goes back.
+    /// @param voters Those whose votes decided; empty without a verdict.
+    function close(uint256 id, address[] calldata voters) external;
+
+    /* VIEWS */
+
+    /// @notice An open case; `receiptHash` is zero when there is none.
+    function caseOf(uint256 id) external view returns (Case memory);
+}
