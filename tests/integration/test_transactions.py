@@ -1,0 +1,405 @@
+"""Transactions of one key against a real anvil that is made to misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from eth_account import Account
+from web3 import Web3
+from web3.types import RPCEndpoint
+
+from coordinator.perform import _Deed, _do_once
+from gpumarket.adapters.chain import Chain, TxOutcome, deploy_devnet, fund_devnet
+from gpumarket.adapters.chain_errors import ContractRefused
+from gpumarket.adapters.transaction_rules import Patience
+from gpumarket.protocol.errors import BrokenPrecondition, ChainError, LostRace
+from gpumarket.protocol.ids import Address
+from gpumarket.protocol.signing import PrivateKey, keccak256
+from gpumarket.testing.anvil import run_anvil
+
+RULES = (3, 1, 1, 6, 2, 20, 1_000_000, 1_000_000)
+GWEI = 10**9
+ROOT, NONCES, DATA = b"r" * 32, b"n" * 32, b"d" * 32
+QUICK = Patience(poll_seconds=0.02, bump_seconds=0.3, foreign_seconds=0.5, give_up_seconds=20)
+TURNS_MAX = 500
+
+
+@dataclass(frozen=True)
+class Network:
+    """An anvil that mines when told to, with a funded key of its own for each test."""
+
+    url: str
+    contract: Address
+    secret: bytes
+
+    @property
+    def web3(self) -> Web3:
+        return Web3(Web3.HTTPProvider(self.url))
+
+    @property
+    def account(self) -> Address:
+        return PrivateKey(self.secret).address
+
+    def connect(self, **patience: Any) -> Chain:
+        settings = {name: getattr(QUICK, name) for name in QUICK.__slots__} | patience
+        return Chain(
+            rpc_url=self.url,
+            contract=self.contract,
+            secret=self.secret,
+            patience=Patience(**settings),
+        )
+
+    def ask(self, method: str, *params: object) -> Any:
+        answer = self.web3.provider.make_request(RPCEndpoint(method), list(params))
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def mine(self, blocks: int = 1, *, base_fee: int | None = None) -> None:
+        for _ in range(blocks):
+            if base_fee is not None:
+                self.ask("anvil_setNextBlockBaseFeePerGas", hex(base_fee))
+            self.ask("evm_mine")
+
+    def list_pool(self) -> list[dict[str, Any]]:
+        content = self.ask("txpool_content")["pending"]
+        pool = {key.lower(): value for key, value in content.items()}
+        return list(pool.get("0x" + self.account.hex(), {}).values())
+
+    def list_mined(self) -> list[bytes]:
+        """Hashes of what this key has in blocks, in order."""
+        eth = self.web3.eth
+        me = Web3.to_checksum_address(self.account)
+        blocks: list[Any] = [eth.get_block(n, True) for n in range(eth.block_number + 1)]
+        return [
+            bytes(tx["hash"])
+            for block in blocks
+            for tx in block["transactions"]
+            if tx["from"] == me
+        ]
+
+    def send_raw(self, *, cap: int, tip: int, data: str = "0x") -> bytes:
+        """Send this key's first transaction behind the chain adapter's back."""
+        transaction = {
+            "chainId": 31337, "nonce": 0, "to": Web3.to_checksum_address(self.contract),
+            "value": 0, "gas": 400_000, "data": data,
+            "maxFeePerGas": cap, "maxPriorityFeePerGas": tip, "type": 2,
+        }  # fmt: skip
+        signed = Account.sign_transaction(transaction, self.secret)
+        return bytes(self.web3.eth.send_raw_transaction(signed.raw_transaction))
+
+    async def wait_pool(self, hashes_before: tuple[str, ...] = ()) -> str:
+        """Return the hash in the pool once there is one that is not among these."""
+        for _ in range(TURNS_MAX):
+            fresh = [tx["hash"] for tx in self.list_pool() if tx["hash"] not in hashes_before]
+            if fresh:
+                return str(fresh[0])
+            await trio.sleep(0.02)
+        raise AssertionError("nothing came into the pool")
+
+
+@pytest.fixture(scope="module")
+def rpc_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with run_anvil(tmp_path_factory.mktemp("transactions"), block_seconds=None) as url:
+        yield url
+
+
+@pytest.fixture
+async def network(rpc_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Network]:
+    secret = keccak256(request.node.name.encode())
+    _, contract = await deploy_devnet(rpc_url, RULES)
+    found = Network(rpc_url, contract, secret)
+    await fund_devnet(rpc_url, found.account, 10**18)
+    found.mine(1, base_fee=GWEI)
+    found.ask("evm_setAutomine", False)
+    yield found
+    found.ask("anvil_dropAllTransactions")
+    found.ask("evm_setAutomine", True)
+
+
+@dataclass
+class Pending:
+    """A send that is under way in a task of its own."""
+
+    outcome: TxOutcome | None = None
+    error: ChainError | None = None
+    is_over: bool = False
+
+    def get(self) -> TxOutcome:
+        assert self.error is None, self.error
+        assert self.outcome is not None
+        return self.outcome
+
+
+@asynccontextmanager
+async def sending(act: Callable[[], Awaitable[TxOutcome]]) -> AsyncIterator[Pending]:
+    """Run a send beside the block and wait for its end with a bound."""
+    pending = Pending()
+
+    async def run() -> None:
+        try:
+            pending.outcome = await act()
+        except ChainError as error:
+            pending.error = error
+        pending.is_over = True
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            yield pending
+
+
+async def mine_until_over(network: Network, pending: Pending, *, base_fee: int) -> None:
+    for _ in range(TURNS_MAX):
+        if pending.is_over:
+            return
+        network.mine(1, base_fee=base_fee)
+        await trio.sleep(0.05)
+
+
+def commit(chain: Chain) -> Callable[[], Awaitable[TxOutcome]]:
+    return lambda: chain.commit(ROOT, keccak256(NONCES), DATA)
+
+
+async def count_commits(network: Network) -> int:
+    facts = await network.connect().read_facts(0)
+    return sum(fact.name == "Committed" for fact in facts)
+
+
+# ---- fees ----------------------------------------------------------------------------------
+
+
+async def test_a_stuck_transaction_is_bumped_and_mined_once(network: Network) -> None:
+    async with sending(commit(network.connect())) as pending:
+        first = await network.wait_pool()
+        # The first version offers 3 gwei.
+        await mine_until_over(network, pending, base_fee=6 * GWEI)
+    outcome = pending.get()
+    assert "0x" + outcome.tx_hash.hex() != first
+    assert network.list_mined() == [outcome.tx_hash]
+    assert await count_commits(network) == 1
+
+
+async def test_a_fee_never_goes_over_the_cap_and_the_error_says_what_may_come(
+    network: Network,
+) -> None:
+    async with sending(commit(network.connect(max_fee_factor=2))) as pending:
+        await network.wait_pool()
+        await mine_until_over(network, pending, base_fee=50 * GWEI)
+    assert pending.error is not None
+    assert pending.error.code == "GM-3003"
+    assert pending.error.money == "it may still be mined, in one version only"
+    assert network.list_mined() == []
+
+
+async def test_an_account_without_gas_is_told_so(network: Network) -> None:
+    await fund_devnet(network.url, network.account, 1_000)
+    with pytest.raises(ChainError) as refusal:
+        await commit(network.connect())()
+    assert (refusal.value.code, refusal.value.money) == ("GM-3012", "nothing was sent")
+    assert not isinstance(refusal.value, BrokenPrecondition)  # money may come
+    assert network.list_pool() == []
+
+
+async def test_several_senders_of_one_key_leave_no_gap(network: Network) -> None:
+    chain = network.connect()
+    async with sending(commit(chain)) as one, sending(commit(chain)) as two:
+        for pending in (one, two):
+            await mine_until_over(network, pending, base_fee=GWEI)
+    assert sorted(network.list_mined()) == sorted([one.get().tx_hash, two.get().tx_hash])
+
+
+# ---- strangers with the same key -----------------------------------------------------------
+
+
+async def test_a_nonce_that_another_program_used_is_a_lost_race(network: Network) -> None:
+    async with sending(commit(network.connect())) as pending:
+        await network.wait_pool()
+        other = network.send_raw(cap=90 * GWEI, tip=80 * GWEI)
+        network.mine()
+    assert isinstance(pending.error, LostRace)
+    assert pending.error.code == "GM-3005"
+    assert network.list_mined() == [other]
+
+
+async def test_a_stranger_that_is_stuck_is_replaced(network: Network) -> None:
+    # Dearer than our first offer, so that the node refuses to replace it at once.
+    network.send_raw(cap=8 * GWEI, tip=7 * GWEI)
+    async with sending(commit(network.connect())) as pending:
+        (stranger,) = network.list_pool()
+        await network.wait_pool((stranger["hash"],))
+        network.mine()
+    assert network.list_mined() == [pending.get().tx_hash]
+
+
+async def test_a_stranger_that_is_mined_in_time_is_left_alone(network: Network) -> None:
+    stranger = network.send_raw(cap=8 * GWEI, tip=GWEI)
+    async with sending(commit(network.connect(foreign_seconds=10))) as pending:
+        await trio.sleep(0.2)
+        network.mine()
+        await network.wait_pool()
+        network.mine()
+    assert network.list_mined() == [stranger, pending.get().tx_hash]
+
+
+async def test_a_cleared_pool_has_nothing_that_can_still_come(network: Network) -> None:
+    network.send_raw(cap=3 * GWEI, tip=GWEI)
+    (stranger,) = network.list_pool()
+
+    async def clear() -> TxOutcome:
+        await network.connect().clear_pool()
+        return TxOutcome(b"", 0, 0)
+
+    async with sending(clear):
+        await network.wait_pool((stranger["hash"],))
+        network.mine()
+    mined = network.list_mined()
+    assert len(mined) == 1 and "0x" + mined[0].hex() != stranger["hash"]
+
+
+# ---- reorgs --------------------------------------------------------------------------------
+
+
+async def test_a_transaction_that_a_reorg_drops_is_mined_again(network: Network) -> None:
+    async with sending(commit(network.connect(confirmations=3, bump_seconds=10))) as pending:
+        sent = await network.wait_pool()
+        network.mine(2)
+        await trio.sleep(0.2)
+        network.ask("anvil_reorg", 2, [])
+        assert network.list_mined() == []
+        assert await network.wait_pool() == sent  # the same bytes
+        network.mine(3)
+        await trio.sleep(0.2)
+        assert not pending.is_over  # two blocks on top are not three
+        network.mine()
+    assert "0x" + pending.get().tx_hash.hex() == sent
+    assert await count_commits(network) == 1
+
+
+# ---- reverts -------------------------------------------------------------------------------
+
+
+async def test_a_mined_revert_carries_the_contract_s_own_error(network: Network) -> None:
+    chain = network.connect()
+    async with sending(commit(chain)) as pending:
+        await network.wait_pool()
+        network.mine()
+    number = pending.get().block + RULES[4]
+    network.mine(RULES[4] + 1)
+    header = await chain.read_header(number)
+    rival = Network(network.url, network.contract, keccak256(network.secret))
+    await fund_devnet(network.url, rival.account, 10**18)
+
+    def fix(by: Chain) -> Callable[[], Awaitable[TxOutcome]]:
+        return lambda: by.fix_seed(network.account, 0, header=header, nonces=NONCES)
+
+    async with sending(fix(chain)) as one, sending(fix(rival.connect())) as two:
+        await network.wait_pool()
+        await rival.wait_pool()
+        network.mine()
+    (error,) = [each.error for each in (one, two) if each.error is not None]
+    assert isinstance(error, ContractRefused)
+    assert error.refusal.name == "SeedAlreadyFixed"
+    assert "gas" in error.money
+    (fixed,) = [f for f in await chain.read_facts(0) if f.name == "SeedFixed"]
+    assert error.refusal.args["seed"] == fixed.args["seed"]
+
+
+# ---- restart in the middle of a post -------------------------------------------------------
+
+
+def make_deed(network: Network) -> _Deed:
+    wanted = {"committer": network.account, "root": ROOT, "dataHash": DATA}
+    return _Deed("Committed", wanted, 0)
+
+
+def do_once(network: Network, chain: Chain) -> Callable[[], Awaitable[TxOutcome]]:
+    world: Any = SimpleNamespace(chain=chain)
+
+    async def act() -> TxOutcome:
+        fact = await _do_once(make_deed(network), commit(chain), world)
+        return TxOutcome(fact.tx_hash, fact.block, 0)
+
+    return act
+
+
+async def crash_in_the_middle(network: Network) -> str:
+    """Let a process die when its commitment is in the pool."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(do_once(network, network.connect()))
+        sent = await network.wait_pool()
+        nursery.cancel_scope.cancel()
+    return sent
+
+
+async def test_what_the_pool_kept_over_a_restart_is_not_posted_again(network: Network) -> None:
+    sent = await crash_in_the_middle(network)
+    async with sending(do_once(network, network.connect(foreign_seconds=10))) as pending:
+        await trio.sleep(0.3)
+        assert [tx["hash"] for tx in network.list_pool()] == [sent]
+        network.mine()
+    assert "0x" + pending.get().tx_hash.hex() == sent
+    assert await count_commits(network) == 1
+
+
+async def test_what_is_stuck_since_before_a_restart_is_adopted(network: Network) -> None:
+    sent = await crash_in_the_middle(network)
+    async with sending(do_once(network, network.connect())) as pending:
+        await trio.sleep(1.5)  # past its patience with strangers; at the same price, same bytes
+        assert [tx["hash"] for tx in network.list_pool()] == [sent]
+        network.mine()
+    assert "0x" + pending.get().tx_hash.hex() == sent
+    assert await count_commits(network) == 1
+
+
+@pytest.mark.parametrize("gwei", [2, 8])
+async def test_what_is_stuck_since_before_a_restart_is_replaced(
+    network: Network, gwei: int
+) -> None:
+    data = network.connect()._contract.encode_abi("commit", [ROOT, keccak256(NONCES), DATA])
+    network.send_raw(cap=gwei * GWEI, tip=GWEI * gwei // 4, data=data)
+    (old,) = network.list_pool()
+    async with sending(do_once(network, network.connect())) as pending:
+        await network.wait_pool((old["hash"],))
+        network.mine()
+    assert network.list_mined() == [pending.get().tx_hash]
+    assert await count_commits(network) == 1
+
+
+async def test_what_is_mined_between_looking_and_sending_is_not_posted_again(
+    network: Network,
+) -> None:
+    sent = await crash_in_the_middle(network)
+    chain = network.connect()
+    world: Any = SimpleNamespace(chain=chain)
+
+    async def act() -> TxOutcome:
+        network.mine()  # the old one, at the worst moment
+        return await chain.commit(ROOT, keccak256(NONCES), DATA)
+
+    with trio.fail_after(20):
+        fact = await _do_once(make_deed(network), act, world)
+    assert "0x" + fact.tx_hash.hex() == sent
+    assert network.list_pool() == []
+    assert await count_commits(network) == 1
+
+
+async def test_an_event_is_believed_only_under_its_confirmations(network: Network) -> None:
+    async with sending(commit(network.connect())) as before:
+        await network.wait_pool()
+        network.mine()
+    # A process that starts now finds it; then a reorg takes it away.
+    async with sending(do_once(network, network.connect(confirmations=2))) as pending:
+        await trio.sleep(0.4)
+        assert not pending.is_over
+        network.ask("anvil_reorg", 1, [])
+        await network.wait_pool()
+        network.mine(3)
+    assert before.get().tx_hash not in network.list_mined()
+    assert network.list_mined() == [pending.get().tx_hash]
+    assert await count_commits(network) == 1
