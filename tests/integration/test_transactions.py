@@ -206,12 +206,27 @@ async def test_an_account_without_gas_is_told_so(network: Network) -> None:
     assert network.list_pool() == []
 
 
-async def test_several_senders_of_one_key_leave_no_gap(network: Network) -> None:
-    chain = network.connect()
-    async with sending(commit(chain)) as one, sending(commit(chain)) as two:
-        for pending in (one, two):
-            await mine_until_over(network, pending, base_fee=GWEI)
-    assert sorted(network.list_mined()) == sorted([one.get().tx_hash, two.get().tx_hash])
+async def test_nonces_follow_each_other_even_when_a_reorg_takes_some_back(
+    network: Network,
+) -> None:
+    chain = network.connect(confirmations=3, bump_seconds=10)
+    async with sending(commit(chain)) as one:
+        first = await network.wait_pool()
+        async with sending(commit(chain)) as two:
+            await trio.sleep(0.2)
+            assert [tx["hash"] for tx in network.list_pool()] == [first]
+            network.mine()  # and the next goes out before this one is confirmed
+            second = await network.wait_pool()
+            network.mine()
+            await trio.sleep(0.2)
+            network.ask("anvil_reorg", 2, [])
+            async with sending(commit(chain)) as three:
+                third = await network.wait_pool((first, second))
+                for pending in (one, two, three):
+                    await mine_until_over(network, pending, base_fee=GWEI)
+    outcomes = [each.get().tx_hash for each in (one, two, three)]
+    assert network.list_mined() == outcomes
+    assert ["0x" + each.hex() for each in outcomes] == [first, second, third]
 
 
 # ---- strangers with the same key -----------------------------------------------------------

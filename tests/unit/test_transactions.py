@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from gpumarket.adapters.transaction_rules import (
     decide_step,
     find_free_nonce,
 )
+from gpumarket.adapters.transactions import Sender, _Transaction
 
 GWEI = 10**9
 FAR = 10**18
@@ -113,6 +115,23 @@ def test_what_nodes_say_is_understood(text: str, refusal: Refusal) -> None:
 )
 def test_the_next_step_follows_from_what_is_seen(seen: Seen, step: Step) -> None:
     assert decide_step(seen, PATIENCE) is step
+
+
+# ---- receipts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_canonical", [True, False])
+def test_a_receipt_of_a_branch_that_was_left_is_none(is_canonical: bool) -> None:
+    receipt = {"blockNumber": 5, "blockHash": b"x"}
+    eth = SimpleNamespace(
+        get_transaction_receipt=lambda tx_hash: receipt,
+        get_block=lambda number: {"hash": b"x" if is_canonical else b"y"},
+    )
+    web3: Any = SimpleNamespace(eth=eth)
+    ask: Any = None
+    sender = Sender(web3, b"k" * 32, ask=ask, patience=PATIENCE)
+    transaction = _Transaction({"nonce": 0}, Fees(1, 1), cap_max=1, hashes=[b"h" * 32])
+    assert sender._find_receipt(transaction) == (receipt if is_canonical else None)
 
 
 # ---- errors of the contract ----------------------------------------------------------------
