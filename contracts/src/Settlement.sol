@@ -20,7 +20,7 @@ import {Lanes} from "./libraries/Lanes.sol";
 /// @notice See ISettlement. This file holds batches and credit; Vault the token and escrow, Registry
 /// bonds and stakes, Seeds the randomness; Disputes and Jury, contracts of their own, all judgement.
 contract Settlement is ISettlement, Registry, Seeds, EIP712 {
-    using Accounts for Payee;
+    using Accounts for uint256;
 
     /* CONSTANTS */
 
@@ -54,7 +54,8 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
 
     /* STORAGE */
 
-    mapping(address account => Payee) private _payees;
+    /// @dev Words of Accounts.
+    mapping(address account => uint256 payee) private _payees;
     mapping(address account => uint256) private _claimNonces;
     mapping(address coordinator => mapping(uint64 seq => bytes32)) private _batches;
     /// @dev What the judges have taken and not given back, and what they have given to nobody.
@@ -171,9 +172,8 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
     /* VIEWS */
 
     /// @inheritdoc ISettlement
-    function payeeOf(address account) public view returns (Payee memory payee) {
-        payee = _payees[account];
-        payee.roll(currentEpoch());
+    function payeeOf(address account) external view returns (Payee memory) {
+        return _payees[account].roll(currentEpoch()).unpack();
     }
 
     /// @inheritdoc ISettlement
@@ -239,10 +239,8 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
             }
             if (payee >= payeeCount) revert ErrorsLib.BadLaneIndex(i, payeeCount, payee);
             if (leaves == 0) revert ErrorsLib.EmptyLane(i);
-            unchecked {
-                debits[requester] += amount;
-                credits[payee] += amount;
-            }
+            Lanes.add(debits, requester, amount);
+            Lanes.add(credits, payee, amount);
         }
     }
 
@@ -251,24 +249,16 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
     /// @dev Adds `amount` to the credit that a payee earned in `epoch`; `current` is the present one.
     function _credit(address account, uint64 amount, uint32 epoch, uint32 current) private {
         _checkAddress(account);
-        Payee memory payee = _payees[account];
-        payee.roll(current);
-        payee.put(epoch, amount);
-        _payees[account] = payee;
+        _payees[account] = _payees[account].roll(current).put(epoch, amount);
     }
 
     function _drawCredit(address account, uint64 amount, uint32 epoch) private {
-        Payee memory payee = payeeOf(account);
-        payee.draw(epoch, amount);
-        _payees[account] = payee;
+        _payees[account] = _payees[account].roll(currentEpoch()).draw(epoch, amount);
     }
 
     function _claim(address payee, address to) private returns (uint256 amount) {
-        Payee memory account = payeeOf(payee);
-        amount = account.available;
+        (amount, _payees[payee]) = _payees[payee].roll(currentEpoch()).empty();
         if (amount == 0) revert ErrorsLib.NothingToClaim(payee);
-        account.available = 0;
-        _payees[payee] = account;
         emit EventsLib.Claimed(payee, to, amount);
         _push(to, amount);
     }

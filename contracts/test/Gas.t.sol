@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {ISeeds} from "../src/interfaces/ISeeds.sol";
 import {Fixture} from "./Fixture.sol";
 import {VM} from "./Vm.sol";
 
@@ -45,7 +46,11 @@ contract GasTest is Fixture {
         uint256 seedBlock = 1000 + SEED_DELAY;
         VM.roll(seedBlock + 1);
         VM.setBlockhash(seedBlock, keccak256(header));
-        call_ = abi.encodeCall(settlement.fixSeed, (COORDINATOR, 1, header, bytes("nonces")));
+        ISeeds.Commitment memory commitment =
+            ISeeds.Commitment(keccak256("root"), keccak256("nonces"), keccak256("data"), 1000);
+        call_ = abi.encodeCall(
+            settlement.fixSeed, (COORDINATOR, 1, commitment, header, bytes("nonces"))
+        );
         _run("fixSeed", STRANGER, call_);
     }
 
@@ -55,7 +60,7 @@ contract GasTest is Fixture {
         _run("deposit", ALICE, abi.encodeCall(settlement.deposit, (4e6)));
         _run("requestWithdraw", ALICE, abi.encodeCall(settlement.requestWithdraw, (1e6)));
         VM.warp(START + EXIT_DELAY);
-        _run("withdraw", ALICE, abi.encodeCall(settlement.withdraw, ()));
+        _run("withdraw", ALICE, abi.encodeCall(settlement.withdraw, (ALICE)));
         _bond(COORDINATOR, MIN_BOND);
         _pay(PROVIDER, 1e6);
         VM.warp(START + EXIT_DELAY + 2 * EPOCH);
@@ -71,7 +76,9 @@ contract GasTest is Fixture {
         address[] memory payees,
         bytes memory lanes
     ) internal returns (uint256) {
-        bytes memory data = abi.encodeCall(settlement.postBatch, (DATA, requesters, payees, lanes));
+        bytes memory data = abi.encodeCall(
+            settlement.postBatch, (DATA, ROOT, requesters, payees, lanes)
+        );
         return _run(name, COORDINATOR, data);
     }
 
@@ -112,9 +119,8 @@ contract GasTest is Fixture {
     {
         for (uint16 i = 0; i < requesters; ++i) {
             for (uint16 j = 0; j < payees; ++j) {
-                bytes32 root = keccak256(abi.encode(i, j));
                 uint64 amount = 1_234_567;
-                lanes = bytes.concat(lanes, abi.encodePacked(i, j, jobs, amount, root));
+                lanes = bytes.concat(lanes, abi.encodePacked(i, j, jobs, amount));
             }
         }
     }

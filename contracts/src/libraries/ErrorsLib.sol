@@ -29,6 +29,8 @@ library ErrorsLib {
     error StillLocked(uint256 unlockAt, uint256 actual);
     /// @notice Credit of this epoch can no longer be taken back.
     error CreditMatured(uint256 earliestEpoch, uint256 actualEpoch);
+    /// @notice Less credit is waiting than was to be taken back.
+    error InsufficientCredit(uint256 needed, uint256 actual);
     /// @notice Disputes do not take from, or give to, this pocket.
     error BadPocket(uint8 actual);
     /// @notice No credit has matured.
