@@ -25,6 +25,8 @@ abstract contract Challenges is Evidences {
         returns (uint256 id)
     {
         Place memory place = _open(batch, opening);
+        // Padding moves nothing, and no evidence in the world would answer for it.
+        if (_isEmpty(opening.leaf)) revert ErrorsLib.NoFault();
         id = _challenge(place, opening.leaf.hash(), opening.leaf.price);
         _holdLeaf(place, opening.leaf.price);
     }
@@ -67,8 +69,8 @@ abstract contract Challenges is Evidences {
         _checkHash("leaf", challenge.leafHash, 0);
         Place memory place = _open(batch, opening);
         _checkHash("place", keccak256(abi.encode(challenge.place)), keccak256(abi.encode(place)));
-        // An empty order hash opens padding only: no order has the hash zero.
-        bool isPadding = opening.leaf.orderHash == 0;
+        // A leaf that names no order but moves money is no padding.
+        bool isPadding = _isEmpty(opening.leaf);
         if (!isPadding && !_leaf(place).isVoid) _checkEvidence(place, opening.leaf, evidence);
         _answer(id, place);
         _releaseLane(place);

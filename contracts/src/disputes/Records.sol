@@ -137,7 +137,7 @@ abstract contract Records is IDisputes, Judge {
         }
     }
 
-    function _isEmpty(Hashing.Leaf calldata leaf) private pure returns (bool) {
+    function _isEmpty(Hashing.Leaf calldata leaf) internal pure returns (bool) {
         return leaf.orderHash == 0 && leaf.line == 0 && leaf.evidenceHash == 0 && leaf.price == 0;
     }
 
@@ -175,7 +175,11 @@ abstract contract Records is IDisputes, Judge {
         LeafRecord storage leaf = _leaf(place);
         if (--leaf.open != 0 || leaf.isVoid) return;
         LaneRecord storage lane = _lane(place);
-        if (lane.open != 0 && !lane.isVoid) {
+        if (lane.isVoid) {
+            // Void with its lane: a leaf that was paid after all could be paid twice, because no
+            // payment out of a void lane counts against another.
+            _refund(place, price, Cause.WITHHELD);
+        } else if (lane.open != 0) {
             // The whole lane is still held, and this leaf is of it.
             lane.held += price;
         } else {
@@ -192,7 +196,11 @@ abstract contract Records is IDisputes, Judge {
             if (_lane(place).isVoid) revert ErrorsLib.AlreadyVoid();
             _setAside(place, price);
         }
-        leaf.isVoid = true;
+        _refund(place, price, cause);
+    }
+
+    function _refund(Place memory place, uint64 price, Cause cause) private {
+        _leaf(place).isVoid = true;
         _give(ISettlement.Pocket.ESCROW, place.requester, price, 0);
         emit EventsLib.LeafVoided(
             place.coordinator, place.seq, place.lane, place.index, price, cause
