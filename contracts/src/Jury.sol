@@ -310,7 +310,7 @@ contract Jury is IJury, Judge {
     function _dismiss(Case memory case_) private {
         _give(ISettlement.Pocket.STAKE, case_.place.payee, case_.stakeHeld, 0);
         for (uint256 i = 0; i < case_.parties.length; ++i) {
-            _reward(case_.parties[i].account, case_.parties[i].bond);
+            _returnBond(case_.parties[i].account, case_.parties[i].bond);
         }
     }
 
@@ -325,7 +325,7 @@ contract Jury is IJury, Judge {
         uint64 lost = 0;
         for (uint256 i = 0; i < case_.parties.length; ++i) {
             Party memory party = case_.parties[i];
-            if (party.accuses == convicted) _reward(party.account, party.bond);
+            if (party.accuses == convicted) _returnBond(party.account, party.bond);
             else lost += party.bond;
         }
         uint64 rest = lost - _payEvenly(voters, lost / 2);

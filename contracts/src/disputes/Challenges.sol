@@ -93,7 +93,7 @@ abstract contract Challenges is Evidences {
         }
         if (isLeaf) _releaseLeaf(place, challenge.price);
         else _releaseLane(place);
-        _reward(challenge.challenger, _SETTLEMENT.CHALLENGE_BOND());
+        _returnBond(challenge.challenger, _SETTLEMENT.CHALLENGE_BOND());
     }
 
     /* VIEWS */

@@ -53,9 +53,15 @@ abstract contract Judge is IJudge {
         _take(ISettlement.Pocket.ESCROW, msg.sender, amount, 0);
     }
 
-    /// @dev Pays credit that can be claimed at once: a reward, or a bond that comes back.
+    /// @dev Gives a bond back to the escrow it came from: elsewhere it would be a way around
+    /// EXIT_DELAY, for a requester that makes up disputes with an accomplice.
+    function _returnBond(address account, uint64 amount) internal {
+        _give(ISettlement.Pocket.ESCROW, account, amount, 0);
+    }
+
+    /// @dev Pays credit that matures like any other, for the same reason.
     function _reward(address account, uint64 amount) internal {
-        _give(ISettlement.Pocket.CREDIT, account, amount, 0);
+        _give(ISettlement.Pocket.CREDIT, account, amount, uint64(block.timestamp));
     }
 
     /// @dev Pays `amount` in equal parts; returns what was paid, without the remainder.

@@ -6,9 +6,9 @@ import {IJudge} from "./IJudge.sol";
 
 /// @title IDisputes
 /// @notice What can be said against a payment, by whom, until when, and what follows.
-/// @dev Holds no money and calls no token. Bonds are taken from the caller's escrow in Settlement;
-/// bonds that come back and rewards become claimable credit at once; refunds go to the requester's
-/// escrow. Nothing here needs a particular party to act: anyone may respond, time out, seat,
+/// @dev Holds no money and calls no token. Bonds are taken from the caller's escrow in Settlement and
+/// come back there; rewards are credit that matures like any other; refunds go to the requester's
+/// escrow. So no dispute is a faster way out than EXIT_DELAY and an epoch. Nothing here needs a particular party to act: anyone may respond, time out, seat,
 /// decide, escalate and close.
 ///
 /// A payment line is disputed where it stands: in a batch, lane and index. While a dispute is open

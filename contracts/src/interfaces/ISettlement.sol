@@ -210,7 +210,7 @@ interface ISettlement is ISeeds {
 
     /// @notice Gives of what is held to ESCROW, CREDIT, STAKE or BURNT. Only DISPUTES and JURY may call; never
     /// more than was taken.
-    /// @param since For CREDIT, when it counts as earned; 0 is claimable at once.
+    /// @param since For CREDIT, when it counts as earned.
     function give(Pocket to, address account, uint64 amount, uint64 since) external;
 
     /* VIEWS */
