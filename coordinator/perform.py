@@ -15,6 +15,7 @@ import trio
 
 from coordinator.core import effects, events
 from gpumarket.adapters.chain import Chain, ChainFact
+from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.first_blocks import FirstBlocks
@@ -135,7 +136,13 @@ async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
 
     async def fix() -> None:
         header = await world.chain.read_header(number)
-        await world.chain.fix_seed(me, effect.sequence, header=header, nonces=effect.nonces)
+        await world.chain.fix_seed(
+            me,
+            effect.sequence,
+            header=header,
+            nonces=effect.nonces,
+            from_block=effect.block,
+        )
 
     try:
         # One more: the transaction must be tried on top of a block that already has B* below it.
@@ -162,23 +169,29 @@ async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
 
 async def _post_batch(effect: effects.PostBatch, world: World) -> None:
     data_hash = compute_content_hash(effect.batch)
+
+    async def post() -> None:
+        if world.clock.now() >= effect.post_by:
+            raise BrokenPrecondition("an order in the batch has come to its end", code="GM-1202")
+        await world.chain.post_batch(data_hash, effect.batch.lanes)
+
     try:
-        await world.content.add_document(encode_document(effect.batch))
+        for document in (*effect.bills, effect.batch):
+            await world.content.add_document(encode_document(document))
         wanted = {"coordinator": world.identity.address, "dataHash": data_hash}
         fact = await _do_once(
             _Deed("BatchPosted", wanted, await _find_first_block(data_hash, world)),
-            lambda: world.chain.post_batch(data_hash, effect.batch.lanes),
+            post,
             world,
         )
     except GpuMarketError as error:
         await _post_refused(effect, error, world)
         return
-    world.log.info("batch posted", order=effect.order_hash, block=fact.block, tx=fact.tx_hash)
+    world.log.info("batch posted", number=effect.number, block=fact.block, tx=fact.tx_hash)
     await world.post(
         events.BatchPosted(
             at=world.clock.now(),
-            order_hash=effect.order_hash,
-            part=effect.part,
+            number=effect.number,
             sequence=fact.args["seq"],
             block=fact.block,
             tx=fact.tx_hash,
@@ -190,12 +203,17 @@ async def _read_escrow(effect: effects.ReadEscrow, world: World) -> None:
     try:
         block, _ = await world.chain.head()
         balance = await world.chain.read_escrow(effect.requester)
+        withdrawing = await world.chain.read_withdrawing(effect.requester)
     except ChainError as error:
         world.log.warn("an escrow could not be read", requester=effect.requester, reason=error)
         return
     await world.post(
         events.EscrowSeen(
-            at=world.clock.now(), requester=effect.requester, balance=balance, block=block
+            at=world.clock.now(),
+            requester=effect.requester,
+            balance=balance,
+            withdrawing=withdrawing,
+            block=block,
         )
     )
 
@@ -307,7 +325,7 @@ async def _post_refused(
     error: GpuMarketError,
     world: World,
 ) -> None:
-    epoch, order_hash, part = 0, bytes(32), 0
+    epoch, number = 0, 0
     call: events.ChainCall
     match effect:
         case effects.CommitEpoch():
@@ -315,17 +333,25 @@ async def _post_refused(
         case effects.FixSeed():
             call, epoch = "seed", effect.epoch
         case effects.PostBatch():
-            call, order_hash, part = "batch", effect.order_hash, effect.part
+            call, number = "batch", effect.number
+    code, account = _name_refusal(error)
     world.log.warn("the chain refused", call=call, reason=error.message, why=error.why)
     await world.post(
         events.ChainRefused(
             at=world.clock.now(),
             call=call,
             epoch=epoch,
-            order_hash=order_hash,
-            part=part,
+            number=number,
             is_final=isinstance(error, BrokenPrecondition),
-            code=error.code,
+            code=code,
             text=error.message[:200],
+            account=account,
         )
     )
+
+
+def _name_refusal(error: GpuMarketError) -> tuple[str, bytes]:
+    """Return the code of a refusal and, where it is about one requester's escrow, whose."""
+    if isinstance(error, ContractRefused) and error.refusal.name == "InsufficientBalance":
+        return "GM-3011", bytes(error.refusal.args["account"])
+    return error.code, b""

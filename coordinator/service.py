@@ -222,4 +222,6 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment) -> Settings:
         grace_seconds=patience.lost_after_seconds,
         epoch_seconds=patience.epoch_seconds_max,
         epoch_receipts_max=patience.epoch_receipts_max,
+        settle_interval_seconds=patience.settle_interval_seconds,
+        settle_jobs_max=patience.settle_jobs_max,
     )

@@ -28,6 +28,7 @@ from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.receipt import ProviderRoot, Receipt, UnitResult, compute_input_hash
 from gpumarket.protocol.sampling import compute_seed
+from gpumarket.protocol.settlement import Bill
 from gpumarket.protocol.signing import keccak256
 from gpumarket.protocol.units import Amount, Timestamp, compute_price
 from gpumarket.testing.factories import (
@@ -46,13 +47,18 @@ from gpumarket.testing.factories import (
 
 M = TypeVar("M")
 
+DEPOSIT = 10**9
 STEPS_MAX = 20_000
 DURATION_MS = 1_000
 
 
 def make_settings(**changes: Any) -> Settings:
     """Return the settings of the test coordinator."""
-    values: dict[str, Any] = {"domain": DOMAIN, "coordinator": make_address("coordinator")}
+    values: dict[str, Any] = {
+        "domain": DOMAIN,
+        "coordinator": make_address("coordinator"),
+        "settle_interval_seconds": 0,
+    }
     return Settings(**(values | changes))
 
 
@@ -203,6 +209,14 @@ class PlayedChain:
     block: int = 100
     roots: list[Hash32] = field(default_factory=list)
     batches: list[effects.PostBatch] = field(default_factory=list)
+    deposits: dict[Address, int] = field(default_factory=dict)
+    """What was ever in a requester's escrow, less what it took out; `DEPOSIT` where not said."""
+    withdrawing: dict[Address, int] = field(default_factory=dict)
+    """What of it was asked back and is still there."""
+    bad_orders: set[Hash32] = field(default_factory=set)
+    """A batch with one of these is refused for good."""
+    names_accounts: bool = True
+    """Whether it says whose escrow is too small."""
     entropy: str = "entropy"
     is_down: bool = False
 
@@ -242,19 +256,49 @@ class PlayedChain:
             tx=make_hash(f"seed tx {effect.sequence}"),
         )
 
-    def post(self, effect: effects.PostBatch, now: Timestamp) -> events.BatchPosted:
-        known = [(batch.order_hash, batch.part) for batch in self.batches]
-        if (effect.order_hash, effect.part) not in known:
+    def post(
+        self, effect: effects.PostBatch, now: Timestamp
+    ) -> events.BatchPosted | events.ChainRefused:
+        assert effect.batch.bills == tuple(compute_content_hash(bill) for bill in effect.bills)
+        if effect.batch not in [posted.batch for posted in self.batches]:
+            refusal = self.find_refusal(effect, now)
+            if refusal is not None:
+                return refusal
             self.batches.append(effect)
-            known.append((effect.order_hash, effect.part))
         self.block += 1
         return events.BatchPosted(
             at=now,
-            order_hash=effect.order_hash,
-            part=effect.part,
-            sequence=known.index((effect.order_hash, effect.part)),
+            number=effect.number,
+            sequence=[posted.batch for posted in self.batches].index(effect.batch),
             block=self.block,
             tx=make_hash(f"batch tx {self.block}"),
+        )
+
+    def find_refusal(self, effect: effects.PostBatch, now: Timestamp) -> events.ChainRefused | None:
+        """Say why a batch cannot be posted, or None."""
+        if now >= effect.post_by:
+            return refuse_batch(effect, now, code="GM-1202")
+        if {compute_order_hash(bill) for bill in effect.bills} & self.bad_orders:
+            return refuse_batch(effect, now)
+        for requester, needed in sum_requesters(effect).items():
+            if needed > self.compute_left(requester):
+                account = requester if self.names_accounts else b""
+                return refuse_batch(effect, now, code="GM-3011", account=account)
+        return None
+
+    def compute_left(self, requester: Address) -> int:
+        """What a requester has in escrow, with what it asked back."""
+        paid = sum(sum_requesters(posted).get(requester, 0) for posted in self.batches)
+        return self.deposits.get(requester, DEPOSIT) - paid
+
+    def read_escrow(self, requester: Address, now: Timestamp) -> events.EscrowSeen:
+        withdrawing = min(self.withdrawing.get(requester, 0), self.compute_left(requester))
+        return events.EscrowSeen(
+            at=now,
+            requester=requester,
+            balance=Amount(self.compute_left(requester) - withdrawing),
+            withdrawing=Amount(withdrawing),
+            block=self.block,
         )
 
     def sum_paid(self) -> dict[Address, int]:
@@ -419,7 +463,7 @@ class Market:
         self,
         spec: JobSpec | None = None,
         *,
-        escrow: int = 10**9,
+        escrow: int = DEPOSIT,
         key: str = "",
         wait: int = 0,
         **changes: Any,
@@ -453,7 +497,10 @@ class Market:
                 self.inbox.append(self._ask_chain(effect))
             case effects.FetchOutput():
                 self.inbox.append(self._fetch(effect))
-            case effects.ReadEscrow() | effects.PublishDocument():
+            case effects.ReadEscrow():
+                if not self.chain.is_down:
+                    self.inbox.append(self.chain.read_escrow(effect.requester, self.now))
+            case effects.PublishDocument():
                 pass
 
     def _ask_chain(
@@ -570,12 +617,39 @@ def refuse_chain(
             return events.ChainRefused(
                 at=now,
                 call="batch",
-                order_hash=effect.order_hash,
-                part=effect.part,
+                number=effect.number,
                 is_final=is_final,
                 code=code,
                 text=text,
             )
+
+
+def refuse_batch(
+    effect: effects.PostBatch, now: Timestamp, *, code: str = "GM-3055", account: bytes = b""
+) -> events.ChainRefused:
+    """Return the news that the contract will never take a batch as it is."""
+    return events.ChainRefused(
+        at=now,
+        call="batch",
+        number=effect.number,
+        is_final=True,
+        code=code,
+        text=f"the contract refuses: {code}",
+        account=account,
+    )
+
+
+def compute_order_hash(bill: Bill) -> Hash32:
+    """Return the order that a bill is of."""
+    return bill.order.body.compute_struct_hash()
+
+
+def sum_requesters(effect: effects.PostBatch) -> dict[Address, int]:
+    """Return what each requester pays in a batch."""
+    totals: dict[Address, int] = {}
+    for lane in effect.batch.lanes:
+        totals[lane.requester] = totals.get(lane.requester, 0) + lane.amount
+    return totals
 
 
 def play_until(market: Market, condition: Callable[[Market], object]) -> None:

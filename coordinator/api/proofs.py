@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from coordinator.core.batching import list_posted
 from coordinator.core.epochs import get_document
 from coordinator.core.lifecycle import EpochState
 from coordinator.core.state import Check, Epoch, Job, State, get_receipt
-from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.ids import ZERO_HASH, Hash32
+from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, SettlementProof
 
 
@@ -18,7 +18,7 @@ def make_proof(state: State, job: Job) -> ProofOfExecution:
         order=job.order,
         job=job.spec,
         epochs=tuple(_make_epoch(state, job, epoch) for epoch in epochs if _is_proven(epoch)),
-        settlement=_make_settlement(state, job),
+        settlements=_list_settlements(state, job),
     )
 
 
@@ -71,16 +71,9 @@ def _make_check(state: State, check: Check) -> CheckProof | None:
     )
 
 
-def _make_settlement(state: State, job: Job) -> SettlementProof | None:
-    posted = [record for record in job.batches if record.sequence is not None]
-    if not posted:
-        return None
-    record = posted[0]
-    tx_hash: Hash32 = record.tx or ZERO_HASH
-    return SettlementProof(
-        coordinator=state.settings.coordinator,
-        sequence=record.sequence or 0,
-        data_hash=compute_content_hash(record.batch),
-        tx_hash=tx_hash,
-        lanes=record.batch.lanes,
+def _list_settlements(state: State, job: Job) -> tuple[SettlementProof, ...]:
+    return tuple(
+        SettlementProof(sequence=record.sequence or 0, tx_hash=record.tx, batch=record.document)
+        for record in list_posted(state, job)
+        if record.tx is not None
     )

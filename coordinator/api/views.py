@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator.api.answers import show_money, show_time
+from coordinator.core.batching import list_posted
 from coordinator.core.lifecycle import UnitState
 from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
-from coordinator.core.state import Epoch, Job, LogEntry, Provider, State, Unit
+from coordinator.core.state import BatchRecord, Epoch, Job, LogEntry, Provider, State, Unit
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.units import PPM
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 
 def show_job(state: State, job: Job) -> Json:
     """Show a job: where it stands, who acts next, where the money is."""
-    batch = next((record for record in job.batches if record.sequence is not None), None)
+    batches = [_show_batch(record) for record in list_posted(state, job)]
     return {
         "id": job.job_id,
         "name": job.spec.name,
@@ -36,9 +37,17 @@ def show_job(state: State, job: Job) -> Json:
         "placements": list_placements(state, job),
         "created_at": show_time(job.created_at),
         "settled_at": show_time(job.ended_at),
-        "batch": None
-        if batch is None
-        else {"seq": batch.sequence, "tx": format_hex(batch.tx or b""), "block": batch.block},
+        # All of them, and the first: nearly every job is in one batch only.
+        "batches": batches,
+        "batch": batches[0] if batches else None,
+    }
+
+
+def _show_batch(record: BatchRecord) -> Json:
+    return {
+        "seq": record.sequence,
+        "tx": format_hex(record.tx or b""),
+        "block": record.block,
     }
 
 

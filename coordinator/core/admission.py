@@ -123,7 +123,9 @@ def note_escrow(state: State, event: EscrowSeen) -> list[Effect]:
     """Remember a requester's escrow; an older reading than the known one is dropped."""
     known = state.escrows.get(event.requester)
     if known is not None and known.block <= event.block:
-        state.escrows[event.requester] = Escrow(balance=event.balance, block=event.block)
+        state.escrows[event.requester] = Escrow(
+            balance=event.balance, withdrawing=event.withdrawing, block=event.block
+        )
     return []
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from coordinator.core import (
     admission,
+    batching,
     checking,
     epochs,
     events,
@@ -52,7 +53,9 @@ TIMERS: Final[dict[str, Timer]] = {
     "queue": placing.expire_queue,
     "capacity": placing.expire_capacity,
     "settle": settling.cut_off,
-    "batch": settling.retry_batch,
+    "cut": batching.want_cut,
+    "unpaid": batching.give_up_bill,
+    "batch": batching.retry_batch,
     "pool": _wake,
     "root": epochs.expire_roots,
     "chain": epochs.retry_call,
@@ -139,9 +142,9 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
         case events.SeedFixed():
             return _begin_checks(state, event)
         case events.BatchPosted():
-            return settling.take_batch(state, event)
+            return batching.take_batch(state, event)
         case events.ChainRefused():
-            refuse = settling.refuse_batch if event.call == "batch" else epochs.refuse_call
+            refuse = batching.refuse_batch if event.call == "batch" else epochs.refuse_call
             return refuse(state, event)
         case events.OutputFetched():
             return judging.take_output(state, event)
@@ -197,6 +200,8 @@ def _settle_down(state: State) -> list[Effect]:
         touched, state.touched = list(state.touched), {}
         for order_hash in touched:
             new += settling.advance_job(state, state.jobs[order_hash])
+        # After all jobs: those that one event has finished share a batch.
+        new += batching.cut_batches(state)
         effects += new
         if not new and not touched:
             return effects

@@ -14,8 +14,8 @@ from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr
 from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import Message
 from gpumarket.protocol.proof import EpochDocument
-from gpumarket.protocol.settlement import Batch
-from gpumarket.protocol.units import U32, U64
+from gpumarket.protocol.settlement import Batch, Bill
+from gpumarket.protocol.units import U32, U64, Timestamp
 
 
 class _Effect(msgspec.Struct, frozen=True, kw_only=True, tag_field="effect", tag=True):
@@ -94,14 +94,18 @@ class FixSeed(_Effect, frozen=True, kw_only=True):
 
 class PostBatch(_Effect, frozen=True, kw_only=True):
     """
-    Put the batch into the content store, then post it on chain.
+    Put the batch and its bills into the content store, then post it on chain.
 
-    Look first for a batch of ours with this data hash: `BatchPosted`, or `ChainRefused`.
+    Look first for a batch of ours with this data hash. Where there is none and `post_by` has
+    come, send nothing: the answer is a final refusal with GM-1202. `BatchPosted`, or
+    `ChainRefused`.
     """
 
-    order_hash: Hash32
-    part: U32
+    number: U64
     batch: Batch
+    bills: tuple[Bill, ...]
+    """Those that the batch names, in its order."""
+    post_by: Timestamp
 
 
 class ReadEscrow(_Effect, frozen=True, kw_only=True):

@@ -78,6 +78,9 @@ class EscrowSeen(_Event, frozen=True, kw_only=True):
 
     requester: Address
     balance: Amount
+    """Less what it asked to withdraw."""
+    withdrawing: Amount = Amount(0)
+    """What it asked to withdraw and has not taken: finished work is still paid from it."""
     block: U64
 
 
@@ -184,11 +187,10 @@ class SeedFixed(_Event, frozen=True, kw_only=True):
 
 
 class BatchPosted(_Event, frozen=True, kw_only=True):
-    """A batch of a job moved its money, and its document is in the content store."""
+    """A batch moved its money; its document and its bills are in the content store."""
 
-    order_hash: Hash32
-    part: U32
-    """Which batch of the job; nearly every job has one, numbered 0."""
+    number: U64
+    """Our own number of it."""
     sequence: U64
     """The chain's number of this batch, counted for this coordinator."""
     block: U64
@@ -204,13 +206,15 @@ class ChainRefused(_Event, frozen=True, kw_only=True):
     call: ChainCall
     epoch: U64 = 0
     """For `commit` and `seed`."""
-    order_hash: Hash32 = bytes(32)
-    """For `batch`, with `part`."""
-    part: U32 = 0
+    number: U64 = 0
+    """For `batch`: our own number of it."""
     is_final: bool
-    """True where the contract would refuse the same call again (`BrokenPrecondition`)."""
+    """True where nothing is on chain and the contract would refuse the same call again."""
     code: ShortText
+    """For `batch`, GM-3011 says that a requester's escrow is too small, GM-1202 that it is late."""
     text: str
+    account: bytes = b""
+    """With GM-3011: the requester that the contract named, 20 bytes, or empty."""
 
 
 # ---- content -------------------------------------------------------------------------------

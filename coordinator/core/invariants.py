@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from coordinator.core.batching import BATCH_LINES_MAX
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
-from coordinator.core.settling import compute_money, list_payments
-from coordinator.core.state import Epoch, Job, Lease, State
+from coordinator.core.settling import compute_money, is_posted, list_payments
+from coordinator.core.state import (
+    BatchRecord,
+    Epoch,
+    Job,
+    Lease,
+    State,
+    find_bill,
+    make_bill_key,
+)
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseState
-from gpumarket.protocol.settlement import compute_fee_evidence
+from gpumarket.protocol.settlement import LANES_MAX, PaymentLeaf, compute_fee_evidence
 
 _TAKES_SLOT = (LeaseState.PROPOSED, LeaseState.ACTIVE)
 _UNIT_OF_LEASE = {
@@ -32,6 +42,8 @@ def check_state(state: State) -> None:
         *_check_leases(state),
         *_check_peers(state),
         *_check_epochs(state),
+        *_check_bills(state),
+        *_check_batches(state),
         *_check_timers(state),
     ]
     if problems:
@@ -89,10 +101,10 @@ def _check_money(state: State, job: Job) -> Iterator[str]:
         yield f"{job.job_id} has payments that its money does not show"
     if job.is_over and money.spent + money.returned != money.exposure:
         yield f"{job.job_id} is over and its money does not add up"
-    if job.batches:
-        lanes = [lane for record in job.batches for lane in record.batch.lanes]
-        if sum(lane.amount for lane in lanes) != total:
-            yield f"{job.job_id} has batches that do not pay what is due"
+    if job.bills:
+        billed = [(order.requester, *payment) for bill in job.bills for payment in bill.payments]
+        if sorted(billed, key=_get_line) != sorted(payments, key=_get_line):
+            yield f"{job.job_id} has bills that do not say what is due"
     if job.state is JobState.SETTLED and job.counts[UnitState.ACCEPTED] != len(job.units):
         yield f"{job.job_id} is settled with tasks that are not accepted"
     yield from _check_evidence(state, job)
@@ -112,6 +124,72 @@ def _check_evidence(state: State, job: Job) -> Iterator[str]:
         elif leaf.line == job.order.body.fee_line:
             if leaf.evidence_hash != compute_fee_evidence(job.order_hash):
                 yield f"{job.job_id} pays a fee on no evidence"
+
+
+def _get_line(payment: tuple[Address, Address, PaymentLeaf]) -> int:
+    return payment[2].line
+
+
+def _check_bills(state: State) -> Iterator[str]:
+    if state.is_cut_wanted:
+        yield "the settlement pool is left to look at"
+    pooled = set()
+    for order_hash, job in state.jobs.items():
+        for part, record in enumerate(job.bills):
+            key = make_bill_key(order_hash, part)
+            if record.is_dropped:
+                if record.batch is not None or record.problem is None:
+                    yield f"{job.job_id} dropped a bill of a batch, or without a reason"
+            elif record.batch is None:
+                pooled.add(key)
+            elif key not in state.batches[record.batch].bill_keys:
+                yield f"{job.job_id} has a bill that its batch does not know"
+            is_open = not record.is_dropped and not is_posted(state, record)
+            if is_open and job.state is not JobState.SETTLING:
+                yield f"{job.job_id} is {job.state.value} with a bill unpaid"
+    timers = {(kind, key) for _, kind, key in state.timers}
+    if state.due and ("cut", b"") not in timers:
+        yield "the settlement pool waits for ever"
+    if any(("unpaid", key) not in timers for key in state.due):
+        yield "a bill waits for ever"
+    if pooled != set(state.due):
+        yield "the settlement pool and the bills in no batch differ"
+
+
+def _check_batches(state: State) -> Iterator[str]:
+    if set(state.open_batches) | set(state.posted_batches) != set(state.batches):
+        yield "batches are not split into open and posted"
+    lines: set[tuple[bytes, int]] = set()
+    for number, record in state.batches.items():
+        leaves = [leaf for lane in record.document.lanes for leaf in lane.leaves]
+        names = {(leaf.order_hash, leaf.line) for leaf in leaves}
+        if len(names) != len(leaves) or names & lines:
+            yield f"batch {number} pays a line that is paid elsewhere"
+        lines |= names
+        if (record.tx is None) is not (number in state.open_batches):
+            yield f"batch {number} is in the wrong list"
+        if sum(record.totals.values()) != sum(leaf.price for leaf in leaves):
+            yield f"batch {number} misses some of what its requesters pay"
+        if len(record.document.lanes) > LANES_MAX or len(leaves) > BATCH_LINES_MAX:
+            yield f"batch {number} is too large"
+        yield from _check_contents(state, record, names)
+
+
+def _check_contents(
+    state: State, record: BatchRecord, names: set[tuple[bytes, int]]
+) -> Iterator[str]:
+    own = set()
+    known = [found for key in record.bill_keys if (found := find_bill(state, key)) is not None]
+    for job, bill in known:
+        own |= {(job.order_hash, leaf.line) for _, leaf in bill.payments}
+        if bill.batch != record.number:
+            yield f"batch {record.number} holds a bill of {job.job_id} that is elsewhere"
+        if record.tx is None and job.is_over:
+            yield f"{job.job_id} is over before batch {record.number} is posted"
+    # Of jobs that are forgotten the lines stay in the document.
+    is_whole = len(known) == len(record.bill_keys)
+    if not own <= names or (is_whole and own != names):
+        yield f"batch {record.number} does not pay the lines of its bills"
 
 
 def _has_passed(state: State, lease: Lease) -> bool:
@@ -206,7 +284,7 @@ def _check_timers(state: State) -> Iterator[str]:
         yield "receipts wait for ever"
     for order_hash in state.live:
         job = state.jobs[order_hash]
-        if not job.batches and ("settle", order_hash) not in timers:
+        if not job.bills and ("settle", order_hash) not in timers:
             yield f"{job.job_id} may never end"
         if job.stalled_at is not None and ("queue", order_hash) not in timers:
             yield f"{job.job_id} stands still for ever"

@@ -84,25 +84,25 @@ def compute_exposure(state: State, requester: Address, *, block: int) -> Amount:
     """
     Return what a requester's orders may still cost, seen from its balance at `block`.
 
-    A job that ended counts until the block that paid it: a balance read earlier still has
-    that money in it.
+    A batch counts until the block that it is in: a balance read earlier still has that money.
     """
     total: int = sum(
         state.jobs[order].order.body.compute_exposure()
         for order in state.live
         if state.jobs[order].order.body.requester == requester
     )
-    for order in reversed(state.over):
-        job = state.jobs[order]
-        if (job.ended_at or 0) < state.now - _STALE_SECONDS:
+    return Amount(total + compute_posted(state, requester, after=block))
+
+
+def compute_posted(state: State, requester: Address, *, after: int) -> Amount:
+    """Return what batches moved out of a requester's escrow in blocks after this one."""
+    total = 0
+    for number in reversed(state.posted_batches):
+        record = state.batches[number]
+        if (record.posted_at or 0) < state.now - _STALE_SECONDS:
             break
-        if job.order.body.requester == requester:
-            total += sum(
-                lane.amount
-                for record in job.batches
-                if record.block > block
-                for lane in record.batch.lanes
-            )
+        if record.block > after:
+            total += record.totals.get(requester, 0)
     return Amount(total)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordinator.core.batching import list_unposted
 from coordinator.core.checking import list_unopened, make_check_request, make_openings_request
 from coordinator.core.effects import DrawNonce, Effect, PublishDocument, ReadEscrow, SendMessage
 from coordinator.core.epochs import make_commit, make_seed_request, request_root
 from coordinator.core.judging import find_awaited, make_fetch, make_result_shown
 from coordinator.core.lifecycle import CheckState, EpochState, PartStage
 from coordinator.core.placing import make_proposal
-from coordinator.core.settling import list_unposted
 from coordinator.core.state import Epoch, State
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address
@@ -30,9 +30,7 @@ def list_outstanding(state: State) -> list[Effect]:
     effects: list[Effect] = [ReadEscrow(requester=who) for who in state.escrows]
     for number in state.open_epochs:
         effects += _list_for_epoch(state, state.epochs[number])
-    for order_hash in state.live:
-        effects += list_unposted(state.jobs[order_hash])
-    return effects
+    return effects + list_unposted(state)
 
 
 def _list_for_epoch(state: State, epoch: Epoch) -> list[Effect]:

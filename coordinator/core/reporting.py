@@ -71,16 +71,27 @@ def describe_next(state: State, job: Job) -> NextStep:
     if job.is_over:
         return NextStep(actor="nobody", what="the job is over")
     if job.state is JobState.SETTLING:
-        problem = next((record.problem for record in job.batches if record.problem), "")
-        what = "post the batch" + (f"; last try: {problem}" if problem else "")
-        return NextStep(
-            actor="coordinator", what=what, deadline=Timestamp(job.order.body.settle_by)
-        )
+        return _describe_settling(state, job)
     if job.counts[UnitState.LEASED]:
         return _describe_running(state, job)
     if job.reason is None and job.counts[UnitState.WAITING]:
         return _describe_waiting(state, job)
     return _describe_checking(state, job)
+
+
+def _describe_settling(state: State, job: Job) -> NextStep:
+    deadline = Timestamp(job.order.body.settle_by)
+    pooled = [record for record in job.bills if record.batch is None and not record.is_dropped]
+    problem = next((record.problem for record in pooled if record.problem), None)
+    if problem is not None:
+        what = f"fill the escrow: {problem.text}"
+        return NextStep(actor="requester", what=what, deadline=deadline, code=problem.code)
+    if pooled:
+        return NextStep(actor="coordinator", what="make the next batch", deadline=deadline)
+    batches = [state.batches[record.batch] for record in job.bills if record.batch is not None]
+    text = next((batch.problem for batch in batches if batch.problem), "")
+    what = "post the batch" + (f"; last try: {text}" if text else "")
+    return NextStep(actor="coordinator", what=what, deadline=deadline)
 
 
 def _describe_running(state: State, job: Job) -> NextStep:

@@ -50,6 +50,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait before a chain call or a fetch is tried again."""
     settle_margin_seconds: int = 120
     """How long before `settleBy` a job is cut off and settled as it stands."""
+    post_margin_seconds: int = 30
+    """How long before `settleBy` a batch is sent at the latest: a block must still take it."""
+    settle_interval_seconds: int = 60
+    """The longest that what a finished job pays waits for other jobs to share a batch."""
+    settle_jobs_max: int = 1_000
+    """Jobs in one batch."""
 
     jobs_open_max: int = 2_000
     jobs_kept_max: int = 10_000

@@ -1,8 +1,8 @@
 """
-Settling: what a job pays to whom, posted once on chain, and what is then left to do.
+Settling: what a job pays to whom, made into bills, and what is left to do once they are paid.
 
 The money follows from the record alone: accepted receipts, verdicts that decided something,
-and a fee only where the whole job came through. Anybody recomputes it from the batch document.
+and a fee only where the whole job came through. `batching.py` puts bills into batches.
 """
 
 from __future__ import annotations
@@ -10,35 +10,30 @@ from __future__ import annotations
 import msgspec
 
 from coordinator.core.checking import drop_order
-from coordinator.core.effects import Effect, PostBatch, ReadEscrow
-from coordinator.core.events import BatchPosted, ChainRefused
+from coordinator.core.effects import Effect, ReadEscrow
 from coordinator.core.leases import end_lease, stop_job
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.placing import note_stall
 from coordinator.core.state import (
-    BatchRecord,
+    BillRecord,
     Check,
     Job,
     Lease,
     State,
     get_receipt,
+    make_bill_key,
     move_job,
     set_timer,
-    write_log,
 )
 from gpumarket.protocol.attestation import Attestation, Verdict
 from gpumarket.protocol.ids import Address, Hash32
-from gpumarket.protocol.lease import Fault, LeaseState, Reason
-from gpumarket.protocol.settlement import (
-    LANES_MAX,
-    Batch,
-    Lane,
-    PaymentLeaf,
-    compute_fee_evidence,
-    make_lanes,
-)
+from gpumarket.protocol.lease import LeaseState, Reason
+from gpumarket.protocol.settlement import LANES_MAX, Bill, PaymentLeaf, compute_fee_evidence
 from gpumarket.protocol.signing import Signed
-from gpumarket.protocol.units import Amount, format_money
+from gpumarket.protocol.units import Amount, Timestamp
+
+BILL_LINES_MAX = 2_000
+"""Lines of one bill: its evidence must fit one block of the content store."""
 
 _CUT_OFF = Reason(
     code="GM-1202",
@@ -99,7 +94,7 @@ def compute_fee(state: State, job: Job) -> Amount:
 def compute_money(state: State, job: Job) -> Money:
     """Return where a job's money is now."""
     exposure = job.order.body.compute_exposure()
-    spent = sum(lane.amount for record in job.batches if record.tx for lane in record.batch.lanes)
+    spent = sum(record.amount for record in job.bills if is_posted(state, record))
     return Money(
         exposure=exposure,
         locked=Amount(0) if job.is_over else exposure,
@@ -136,14 +131,36 @@ def _make_leaf(job: Job, line: int, evidence_hash: Hash32, price: int) -> Paymen
     )
 
 
-def _make_batch(state: State, job: Job, lanes: tuple[Lane, ...]) -> Batch:
-    lines = {leaf.line for lane in lanes for leaf in lane.leaves}
+def is_posted(state: State, record: BillRecord) -> bool:
+    """Say whether the batch that a bill is in is on chain."""
+    return record.batch is not None and state.batches[record.batch].tx is not None
+
+
+def make_bills(state: State, job: Job) -> list[BillRecord]:
+    """Return what a job pays with its evidence: one bill, or as many as its size takes."""
+    payments = [(payee, leaf) for _, payee, leaf in list_payments(state, job)]
+    payments.sort(key=lambda payment: (payment[0], payment[1].line))
+    groups: list[list[tuple[Address, PaymentLeaf]]] = []
+    lanes = 0
+    for payment in payments:
+        is_new_lane = not groups or groups[-1][-1][0] != payment[0]
+        is_full = not groups or len(groups[-1]) == BILL_LINES_MAX
+        if is_full or (is_new_lane and lanes == LANES_MAX):
+            groups.append([])
+            lanes, is_new_lane = 0, True
+        lanes += is_new_lane
+        groups[-1].append(payment)
+    return [
+        BillRecord(bill=_make_bill(state, job, group), payments=tuple(group)) for group in groups
+    ]
+
+
+def _make_bill(state: State, job: Job, group: list[tuple[Address, PaymentLeaf]]) -> Bill:
+    lines = {leaf.line for _, leaf in group}
     units = job.order.body.units
     checks = list_paid_checks(state, job)
-    return Batch(
-        coordinator=state.settings.coordinator,
-        lanes=lanes,
-        orders=(job.order,),
+    return Bill(
+        order=job.order,
         receipts=tuple(get_receipt(le) for le in list_accepted(state, job) if le.unit in lines),
         attestations=tuple(
             attestation for i, (_, attestation) in enumerate(checks) if units + i in lines
@@ -155,8 +172,8 @@ def _make_batch(state: State, job: Job, lanes: tuple[Lane, ...]) -> Batch:
 
 
 def advance_job(state: State, job: Job) -> list[Effect]:
-    """Move a job on to where its tasks and batches say it is."""
-    if job.is_over or job.batches:
+    """Move a job on to where its tasks say it is, until it has bills."""
+    if job.is_over or job.bills:
         return []
     note_stall(state, job)
     counts = job.counts
@@ -171,80 +188,30 @@ def advance_job(state: State, job: Job) -> list[Effect]:
 
 
 def _settle(state: State, job: Job) -> list[Effect]:
-    lanes = make_lanes(list_payments(state, job))
-    if not lanes:
+    job.bills = make_bills(state, job)
+    if not job.bills:
         return _end_job(state, job)
     move_job(state, job, JobState.SETTLING)
-    job.batches = [
-        BatchRecord(batch=_make_batch(state, job, lanes[start : start + LANES_MAX]))
-        for start in range(0, len(lanes), LANES_MAX)
-    ]
-    return list_unposted(job)
+    requester, settings = job.order.body.requester, state.settings
+    # One reading serves all that a requester has in the pool.
+    is_first = all(state.jobs[key[:32]].order.body.requester != requester for key in state.due)
+    for part in range(len(job.bills)):
+        key = make_bill_key(job.order_hash, part)
+        state.due[key] = state.now
+        set_timer(state, find_post_end(state, job), "unpaid", key=key)
+    set_timer(state, min(state.now + settings.settle_interval_seconds, job.settle_at), "cut")
+    state.is_cut_wanted = True
+    return [ReadEscrow(requester=requester)] if is_first else []
 
 
-def list_unposted(job: Job) -> list[Effect]:
-    """Return the effects that post what is not on chain yet of a job's batches."""
-    return [
-        PostBatch(order_hash=job.order_hash, part=part, batch=record.batch)
-        for part, record in enumerate(job.batches)
-        if record.tx is None and not record.is_refused
-    ]
+def find_post_end(state: State, job: Job) -> Timestamp:
+    """Return when a batch with this job must have been sent: a later one breaks the order."""
+    return Timestamp(job.order.body.settle_by - state.settings.post_margin_seconds)
 
 
-def take_batch(state: State, event: BatchPosted) -> list[Effect]:
-    """Note that a batch has moved its money; with the last one the job is over."""
-    record = _find_batch(state, event.order_hash, event.part)
-    if record is None:
-        return []
-    job = state.jobs[event.order_hash]
-    record.sequence, record.block, record.tx = event.sequence, event.block, event.tx
-    record.problem = ""
-    amount = format_money(sum(lane.amount for lane in record.batch.lanes))
-    text = f"one batch pays {amount} in {len(record.batch.lanes)} lanes, block {event.block}"
-    write_log(state, job, "posted", text=text, actor=state.settings.coordinator)
-    return _end_if_posted(state, job)
-
-
-def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
-    """Try a batch again later, or end the job where the chain will never take it."""
-    record = _find_batch(state, event.order_hash, event.part)
-    if record is None:
-        return []
-    job = state.jobs[event.order_hash]
-    if record.problem != event.text:
-        write_log(state, job, "chain-refused", text=f"batch: {event.text}")
-    record.problem = event.text
-    if not event.is_final:
-        key = event.order_hash + event.part.to_bytes(4, "big")
-        set_timer(state, state.now + state.settings.retry_seconds, "batch", key=key)
-        return []
-    record.is_refused = True
-    job.outcome = JobState.FAILED
-    fault: Fault = "requester" if event.code == "GM-3011" else "chain"
-    text = f"the batch cannot be posted: {event.text}"
-    job.reason = Reason(code=event.code, text=text, fault=fault)
-    return _end_if_posted(state, job)
-
-
-def retry_batch(state: State, key: bytes) -> list[Effect]:
-    """Post a batch again after a pause."""
-    part = int.from_bytes(key[32:], "big")
-    record = _find_batch(state, key[:32], part)
-    if record is None:
-        return []
-    return [PostBatch(order_hash=key[:32], part=part, batch=record.batch)]
-
-
-def _find_batch(state: State, order_hash: Hash32, part: int) -> BatchRecord | None:
-    job = state.jobs.get(order_hash)
-    if job is None or job.is_over or part >= len(job.batches):
-        return None
-    record = job.batches[part]
-    return None if record.tx is not None or record.is_refused else record
-
-
-def _end_if_posted(state: State, job: Job) -> list[Effect]:
-    if any(record.tx is None and not record.is_refused for record in job.batches):
+def end_if_settled(state: State, job: Job) -> list[Effect]:
+    """End a job once each of its bills is on chain or will never be."""
+    if any(not record.is_dropped and not is_posted(state, record) for record in job.bills):
         return []
     return _end_job(state, job)
 
@@ -268,7 +235,7 @@ def _end_job(state: State, job: Job) -> list[Effect]:
 def cut_off(state: State, key: bytes) -> list[Effect]:
     """Settle a job as it stands when its order's time runs out."""
     job = state.jobs.get(key)
-    if job is None or job.is_over or job.batches:
+    if job is None or job.is_over or job.bills:
         return []
     effects = stop_job(state, job, _CUT_OFF)
     for number in job.epochs:
@@ -301,6 +268,11 @@ def _forget_job(state: State, job: Job) -> None:
         state.keys.pop(job.idempotency_key, None)
     for lease_id in [i for i, le in state.leases.items() if le.order_hash == job.order_hash]:
         del state.leases[lease_id]
+    for batch_number in {record.batch for record in job.bills if record.batch is not None}:
+        keys = state.batches[batch_number].bill_keys
+        if not any(key[:32] in state.jobs for key in keys):
+            del state.batches[batch_number]
+            state.posted_batches.remove(batch_number)
     still_named = {number for other in state.jobs.values() for number in other.epochs}
     for number in job.epochs:
         if number not in still_named and number not in state.open_epochs:

@@ -36,7 +36,7 @@ from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.proof import EpochDocument
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
-from gpumarket.protocol.settlement import Batch
+from gpumarket.protocol.settlement import Batch, Bill, PaymentLeaf
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Amount, Timestamp
 
@@ -71,6 +71,9 @@ class Escrow(msgspec.Struct, frozen=True, kw_only=True):
     """What a requester had on chain at some block."""
 
     balance: Amount
+    """Less what it asked to withdraw: what new work may cost."""
+    withdrawing: Amount = Amount(0)
+    """Asked back and still there: it pays for finished work until it is taken."""
     block: int
 
 
@@ -149,16 +152,45 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
-class BatchRecord(msgspec.Struct, kw_only=True):
-    """One batch of a job: made once, then posted."""
+class BillRecord(msgspec.Struct, kw_only=True):
+    """Lines of one job that are paid together; nearly every job has one such record."""
 
-    batch: Batch
+    bill: Bill
+    payments: tuple[tuple[Address, PaymentLeaf], ...]
+    """Who gets what, by payee and line."""
+    batch: int | None = None
+    """The batch that it is in; None while it waits in the settlement pool, and once dropped."""
+    hold_until: Timestamp = Timestamp(0)
+    """When it may be tried again after its requester could not pay."""
+    problem: Reason | None = None
+    """Why it was not paid so far."""
+    is_dropped: bool = False
+    """Whether it will never be paid."""
+
+    @property
+    def amount(self) -> Amount:
+        """The sum of its lines."""
+        return Amount(sum(leaf.price for _, leaf in self.payments))
+
+
+class BatchRecord(msgspec.Struct, kw_only=True):
+    """One batch: made once, then posted as it is or taken apart."""
+
+    number: int
+    bill_keys: tuple[bytes, ...]
+    """One bill of each of its jobs, in the order of the document."""
+    document: Batch
+    """Kept whole, so that jobs in it can be forgotten one by one."""
+    totals: dict[Address, Amount]
+    """What each requester pays."""
+    post_by: Timestamp
+    """When it must have been sent: later, a line would break its order."""
     sequence: int | None = None
+    """The chain's number of it."""
     block: int = 0
     tx: Hash32 | None = None
+    posted_at: Timestamp | None = None
     problem: str = ""
-    is_refused: bool = False
-    """Whether the chain will never take it."""
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -194,7 +226,8 @@ class Job(msgspec.Struct, kw_only=True):
     excluded: list[Address] = []
     """Providers that get no more of this job."""
     epochs: list[int] = []
-    batches: list[BatchRecord] = []
+    bills: list[BillRecord] = []
+    """What it pays, once that is known."""
     log: list[LogEntry] = []
     log_next: int = 1
 
@@ -302,6 +335,17 @@ class State(msgspec.Struct, kw_only=True):
     check_epochs: dict[Hash32, int] = {}
     """Where the check of a receipt is found, for open epochs."""
     waiting_checks: dict[Hash32, None] = {}
+    due: dict[bytes, Timestamp] = {}
+    """The settlement pool: keys of bills in no batch yet, with when they came."""
+    is_cut_wanted: bool = False
+    """Whether to look at the settlement pool before `decide` returns; False in between."""
+    batches: dict[int, BatchRecord] = {}
+    """By our own number, as long as one of its jobs is kept."""
+    open_batches: list[int] = []
+    """Made and not on chain yet."""
+    posted_batches: list[int] = []
+    """In the order in which their news came."""
+    next_batch: int = 1
     touched: dict[Hash32, None] = {}
     """Jobs to look at before `decide` returns; empty in between."""
     timers: list[tuple[int, str, bytes]] = []
@@ -397,6 +441,17 @@ def move_check(check: Check, to: CheckState) -> None:
     if to not in NEXT_CHECK[check.state]:
         raise LocalProtocolError(f"a check cannot go from {check.state.value} to {to.value}")
     check.state = to
+
+
+def make_bill_key(order_hash: Hash32, part: int) -> bytes:
+    """Return the key of a job's bill in the settlement pool, in batches and in timers."""
+    return order_hash + part.to_bytes(4, "big")
+
+
+def find_bill(state: State, key: bytes) -> tuple[Job, BillRecord] | None:
+    """Return a bill with its job, or None where the job is forgotten."""
+    job = state.jobs.get(key[:32])
+    return None if job is None else (job, job.bills[int.from_bytes(key[32:], "big")])
 
 
 def get_receipt(lease: Lease) -> Signed[Receipt]:

@@ -74,9 +74,8 @@ def format_job(job: Mapping[str, Any]) -> str:
         lines.append(f"reason   {reason.get('code', '?')} {reason.get('text', '')}, fault: {fault}")
     lines.append(f"tasks    {format_units(job)}")
     lines.append(f"money    {format_money_line(job)}")
-    batch = job.get("batch")
-    if isinstance(batch, Mapping):
-        lines.append(f"settled  {format_batch(batch)}")
+    batches = job.get("batches") or [job.get("batch")]
+    lines += [f"settled  {format_batch(batch)}" for batch in batches if isinstance(batch, Mapping)]
     return "\n".join(lines)
 
 

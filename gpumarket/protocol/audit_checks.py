@@ -186,7 +186,7 @@ def check_openings(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding
             if receipt is not None:
                 _check_opening(proof, opening, receipt)
             opened.add(body.receipt_hash)
-    if proof.settlement is None:
+    if not proof.settlements:
         raise MissingEvidence("which results had to be opened is not known before settlement")
     units = proof.order.body.units
     work_lines = [leaf for _, leaf in iterate_own_leaves(proof) if leaf.line < units]

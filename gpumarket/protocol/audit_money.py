@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,20 +16,21 @@ from gpumarket.protocol.evidence import (
     require,
 )
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_short
-from gpumarket.protocol.proof import EpochProof, ProofOfExecution
+from gpumarket.protocol.proof import EpochProof, ProofOfExecution, SettlementProof
 from gpumarket.protocol.proof_reading import (
     find_batch,
     find_seed,
-    get_settlement,
     index_all_receipts,
     index_checks,
     index_receipts,
+    iterate_leaves_in,
     iterate_own_leaves,
     list_openings,
     list_paid,
+    list_settlements,
 )
 from gpumarket.protocol.settlement import (
-    Batch,
+    Bill,
     Lane,
     PaymentLeaf,
     compute_fee_evidence,
@@ -170,61 +172,68 @@ def _check_other_lines(proof: ProofOfExecution) -> None:
 
 
 def check_settlement(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
-    """Check that the batch on chain has these lanes, this document and its place in time."""
-    settlement, order = get_settlement(proof), proof.order.body
-    is_ours = settlement.coordinator == order.coordinator
+    """Check that each batch on chain has these lanes, this document and its place in time."""
+    settlements = list_settlements(proof)
+    sequences = {settlement.sequence for settlement in settlements}
+    require(len(sequences) == len(settlements), "a batch is named twice")
+    facts = [_check_batch(proof, settlement, evidence) for settlement in settlements]
+    texts = (
+        f"{len(settlement.batch.lanes)} lanes with these sums and roots are in block {fact.block}"
+        for settlement, fact in zip(settlements, facts, strict=True)
+    )
+    return Finding("; ".join(texts))
+
+
+def _check_batch(
+    proof: ProofOfExecution, settlement: SettlementProof, evidence: ChainEvidence
+) -> BatchFact:
+    batch, order = settlement.batch, proof.order.body
+    is_ours = batch.coordinator == order.coordinator
     require(is_ours, "another coordinator settled than the order names")
-    fact = find_batch(proof, evidence)
+    fact = find_batch(settlement, evidence)
     require(fact.tx_hash == settlement.tx_hash, "the batch is in another transaction")
-    require(fact.data_hash == settlement.data_hash, "the batch names another document")
-    posted = (list(fact.requesters), list(fact.payees), fact.lanes)
-    require(posted == pack_lanes(settlement.lanes), "the batch on chain has other lanes")
+    posted = (fact.requesters, fact.payees, fact.lanes, fact.root)
+    require(posted == pack_lanes(batch.lanes), "the batch on chain has other lanes")
+    is_same = compute_content_hash(batch) == fact.data_hash
+    require(is_same, "the batch on chain names another document")
     for epoch in proof.epochs:
         is_before = find_seed(epoch, evidence).seed_block < fact.block
         require(is_before, "the batch was posted before a sample could be drawn")
-    require(fact.posted_at <= order.expiry, "the order had expired when it was settled")
+    is_timely = fact.posted_at <= order.settle_by
+    require(is_timely, "the batch was posted after the order's time to settle")
     for requester in fact.requesters:
-        paid = _sum_lanes(settlement.lanes, requester)
+        paid = _sum_lanes(batch.lanes, requester)
         held = fact.escrow_before.get(requester, 0)
         require(paid <= held, f"{format_short(requester)} paid more than its escrow held")
-    is_alone = _has_no_other_order(proof)
-    if is_alone:
-        _check_batch_document(proof, fact)
-    return Finding(
-        f"{len(settlement.lanes)} lanes with these sums and roots are in block {fact.block}",
-        "" if is_alone else "the batch's document holds other orders too and was not recomputed",
-    )
+    _check_bill(proof, settlement)
+    return fact
 
 
 def _sum_lanes(lanes: tuple[Lane, ...], requester: Address) -> int:
     return sum(lane.amount for lane in lanes if lane.requester == requester)
 
 
-def _has_no_other_order(proof: ProofOfExecution) -> bool:
-    order_hash = proof.order.body.compute_struct_hash()
-    lanes = get_settlement(proof).lanes
-    return all(leaf.order_hash == order_hash for lane in lanes for leaf in lane.leaves)
+def _check_bill(proof: ProofOfExecution, settlement: SettlementProof) -> None:
+    # The other orders of the batch are there by the hashes of their bills: enough to know that
+    # the document is the one on chain, and that the bill of this order is what is proven here.
+    batch = settlement.batch
+    orders = sorted({leaf.order_hash for lane in batch.lanes for leaf in lane.leaves})
+    require(len(orders) == len(batch.bills), "the batch has not one bill for each order")
+    own = proof.order.body.compute_struct_hash()
+    require(own in orders, "the batch pays nothing of this order")
+    is_same = compute_content_hash(_make_bill(proof, settlement)) == batch.bills[orders.index(own)]
+    require(is_same, "the batch's bill is not made of this order, its receipts and verdicts")
 
 
-def _check_batch_document(proof: ProofOfExecution, fact: BatchFact) -> None:
+def _make_bill(proof: ProofOfExecution, settlement: SettlementProof) -> Bill:
     receipts, checks = index_all_receipts(proof), index_checks(proof)
-    leaves = sorted((leaf for _, leaf in iterate_own_leaves(proof)), key=lambda leaf: leaf.line)
-    settlement = get_settlement(proof)
-    batch = Batch(
-        coordinator=settlement.coordinator,
-        lanes=settlement.lanes,
-        orders=(proof.order,),
-        receipts=tuple(
-            receipts[leaf.evidence_hash] for leaf in leaves if leaf.evidence_hash in receipts
-        ),
-        attestations=tuple(
-            checks[leaf.evidence_hash].attestation
-            for leaf in leaves
-            if leaf.evidence_hash in checks
-        ),
+    own = [leaf for _, leaf in iterate_leaves_in(proof, settlement)]
+    names = [leaf.evidence_hash for leaf in sorted(own, key=lambda leaf: leaf.line)]
+    return Bill(
+        order=proof.order,
+        receipts=tuple(receipts[name] for name in names if name in receipts),
+        attestations=tuple(checks[name].attestation for name in names if name in checks),
     )
-    is_same = compute_content_hash(batch) == fact.data_hash
-    require(is_same, "the batch's document is not made of this order, its receipts and verdicts")
 
 
 # ---- balances ------------------------------------------------------------------------------
@@ -232,46 +241,57 @@ def _check_batch_document(proof: ProofOfExecution, fact: BatchFact) -> None:
 
 def check_balance(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
     """Check that the escrow before is what was paid and what is left, and went nowhere else."""
-    order = proof.order.body
     changes = compute_balances(proof, evidence)
     before = sum(change.before for change in changes)
     require(before == sum(change.after for change in changes), "the balances do not add up")
     require(all(change.after >= 0 for change in changes), "the escrow was overdrawn")
+    texts = (_describe_sums(proof, each, evidence) for each in list_settlements(proof))
+    return Finding("; ".join(texts) + " (work + checks + fee)")
+
+
+def _describe_sums(
+    proof: ProofOfExecution, settlement: SettlementProof, evidence: ChainEvidence
+) -> str:
+    requester = proof.order.body.requester
     sums = {"work": 0, "checks": 0, "fee": 0}
-    for _, leaf in iterate_own_leaves(proof):
+    for _, leaf in iterate_leaves_in(proof, settlement):
         sums[_name_line(proof, leaf)] += leaf.price
-    held = find_batch(proof, evidence).escrow_before.get(order.requester, 0)
-    total = _sum_lanes(get_settlement(proof).lanes, order.requester)
+    held = find_batch(settlement, evidence).escrow_before.get(requester, 0)
+    total = _sum_lanes(settlement.batch.lanes, requester)
     parts = " + ".join(format_amount(sums[name]) for name in ("work", "checks", "fee"))
     other = total - sum(sums.values())
     tail = f" + {format_amount(other)} for other jobs" if other else ""
-    return Finding(
-        f"escrow {format_amount(held)} = {parts}{tail} + {format_amount(held - total)} left "
-        "(work + checks + fee)"
-    )
+    return f"escrow {format_amount(held)} = {parts}{tail} + {format_amount(held - total)} left"
 
 
 def compute_balances(proof: ProofOfExecution, evidence: ChainEvidence) -> tuple[BalanceChange, ...]:
     """
-    Return what the batch did to every balance it touches: escrows first, then credits.
+    Return what each batch did to every balance it touches: escrows first, then credits.
 
-    Raises `MissingEvidence` where the job is not settled or its batch is not known.
+    Raises `MissingEvidence` where the job is not settled or a batch of it is not known.
     """
-    fact, lanes = find_batch(proof, evidence), get_settlement(proof).lanes
+    changes: list[BalanceChange] = []
+    for settlement in list_settlements(proof):
+        changes += _compute_changes(proof, settlement, find_batch(settlement, evidence))
+    return tuple(changes)
+
+
+def _compute_changes(
+    proof: ProofOfExecution, settlement: SettlementProof, fact: BatchFact
+) -> Iterator[BalanceChange]:
+    lanes = settlement.batch.lanes
     roles: dict[Address, list[str]] = {}
-    for lane, leaf in iterate_own_leaves(proof):
+    for lane, leaf in iterate_leaves_in(proof, settlement):
         roles.setdefault(lane.payee, []).append(_ROLES[_name_line(proof, leaf)])
-    changes = []
     for requester in dict.fromkeys(lane.requester for lane in lanes):
         before = fact.escrow_before.get(requester, 0)
         after = before - _sum_lanes(lanes, requester)
-        changes.append(BalanceChange("requester", requester, "escrow", before, after))
+        yield BalanceChange("requester", requester, "escrow", before, after)
     for payee in dict.fromkeys(lane.payee for lane in lanes):
         before = fact.credit_before.get(payee, 0)
         after = before + sum(lane.amount for lane in lanes if lane.payee == payee)
         role = "+".join(dict.fromkeys(roles.get(payee, ["other"])))
-        changes.append(BalanceChange(role, payee, "credit", before, after))
-    return tuple(changes)
+        yield BalanceChange(role, payee, "credit", before, after)
 
 
 def _name_line(proof: ProofOfExecution, leaf: PaymentLeaf) -> str:

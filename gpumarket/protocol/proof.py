@@ -19,7 +19,7 @@ from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.offer import VerifierCard
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
-from gpumarket.protocol.settlement import Lane
+from gpumarket.protocol.settlement import Batch
 from gpumarket.protocol.signing import Domain, Signed
 from gpumarket.protocol.units import U64
 
@@ -73,14 +73,13 @@ class EpochProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SettlementProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the job was paid: the batch and its lanes."""
+    """Where the job was paid, or a part of it: a batch, whole, and its place on chain."""
 
-    coordinator: Address
     sequence: U64
     """The coordinator's number of the batch on chain."""
-    data_hash: Hash32
     tx_hash: Hash32
-    lanes: tuple[Lane, ...]
+    batch: Batch
+    """It pays other jobs too; their evidence is in it by hash only."""
 
 
 class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +91,9 @@ class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     order: Signed[Order]
     job: JobSpec
     epochs: tuple[EpochProof, ...]
-    settlement: SettlementProof | None
+    settlements: tuple[SettlementProof, ...]
+    """One for each batch that pays a line of the job, nearly always a single one; none before
+    it is settled."""
 
 
 def compute_epoch_root(document: EpochDocument) -> Hash32:

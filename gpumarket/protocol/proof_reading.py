@@ -45,10 +45,9 @@ def find_seed(epoch: EpochProof, evidence: ChainEvidence) -> SeedFact:
     return fact
 
 
-def find_batch(proof: ProofOfExecution, evidence: ChainEvidence) -> BatchFact:
-    """Return the batch on chain that the proof names, or raise `MissingEvidence`."""
-    settlement = get_settlement(proof)
-    fact = evidence.batches.get((settlement.coordinator, settlement.sequence))
+def find_batch(settlement: SettlementProof, evidence: ChainEvidence) -> BatchFact:
+    """Return the batch on chain that a proof names, or raise `MissingEvidence`."""
+    fact = evidence.batches.get((settlement.batch.coordinator, settlement.sequence))
     if fact is None:
         raise MissingEvidence(
             f"batch {settlement.sequence} is not among the chain's events read here"
@@ -56,11 +55,11 @@ def find_batch(proof: ProofOfExecution, evidence: ChainEvidence) -> BatchFact:
     return fact
 
 
-def get_settlement(proof: ProofOfExecution) -> SettlementProof:
-    """Return where the job was paid, or raise `MissingEvidence`."""
-    if proof.settlement is None:
+def list_settlements(proof: ProofOfExecution) -> tuple[SettlementProof, ...]:
+    """Return where the job was paid, one entry a batch, or raise `MissingEvidence`."""
+    if not proof.settlements:
         raise MissingEvidence("the job is not settled yet")
-    return proof.settlement
+    return proof.settlements
 
 
 def list_own_work(proof: ProofOfExecution, work: ProviderWork) -> list[Signed[Receipt]]:
@@ -104,8 +103,16 @@ def list_openings(epoch: EpochProof) -> list[Signed[Opening]]:
 
 def iterate_own_leaves(proof: ProofOfExecution) -> Iterator[tuple[Lane, PaymentLeaf]]:
     """Give the payment leaves of this order with their lanes."""
+    for settlement in list_settlements(proof):
+        yield from iterate_leaves_in(proof, settlement)
+
+
+def iterate_leaves_in(
+    proof: ProofOfExecution, settlement: SettlementProof
+) -> Iterator[tuple[Lane, PaymentLeaf]]:
+    """Give the payment leaves of this order in one batch with their lanes."""
     order_hash = proof.order.body.compute_struct_hash()
-    for lane in get_settlement(proof).lanes:
+    for lane in settlement.batch.lanes:
         for leaf in lane.leaves:
             if leaf.order_hash == order_hash:
                 yield lane, leaf

@@ -1,15 +1,16 @@
 """
 Settlement: from receipts and attestations to lanes, sums and one batch for the chain.
 
-A lane is one (requester, payee) pair. It carries the Merkle-sum root of its payment leaves,
-so the chain moves and checks totals while every single leaf stays provable by its index.
-`contracts/src/libraries/SumTree.sol` computes the same roots; `tests/vectors` holds both to it.
+A lane is one (requester, payee) pair with the Merkle-sum tree of its payment leaves; the lanes'
+roots and amounts are the leaves of one tree more, whose root the batch carries. So the chain moves
+totals while every single leaf stays provable by its lane and index.
+`contracts/src/disputes/Records.sol` opens the same trees; `tests/vectors` holds both to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -24,6 +25,8 @@ from gpumarket.protocol.units import U32, U64, Amount
 LANES_MAX = 256
 """The most lanes in one batch; the contract refuses more."""
 LANE_LEAVES_MAX = 2**20
+LANE_BYTES = 16
+"""Of a packed lane: two u16 indices (requester, payee), u32 leaves, u64 amount, big endian."""
 _AMOUNT_MAX = 2**64 - 1
 _LEAF_TAG = b"\x00"
 _NODE_TAG = b"\x01"
@@ -67,16 +70,30 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return compute_sum_root([(leaf.compute_hash(), leaf.price) for leaf in self.leaves])[0]
 
 
+class Bill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The evidence behind one order's lines in a batch, each kind in the order of its lines."""
+
+    KIND: ClassVar[str] = "gpumarket.bill.v1"
+
+    order: Signed[Order]
+    receipts: tuple[Signed[Receipt], ...]
+    attestations: tuple[Signed[Attestation], ...]
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The document behind a batch's `dataHash`: everything an auditor needs to recompute it."""
+    """
+    The document behind a batch's `dataHash`: every payment line, and where its evidence is.
+
+    It stays small however many jobs are paid: evidence is in bills of its own, one for each
+    order, so that whoever checks one order needs its own bill and not the others'.
+    """
 
     KIND: ClassVar[str] = "gpumarket.batch.v1"
 
     coordinator: Address
     lanes: tuple[Lane, ...]
-    orders: tuple[Signed[Order], ...]
-    receipts: tuple[Signed[Receipt], ...]
-    attestations: tuple[Signed[Attestation], ...]
+    bills: tuple[Hash32, ...]
+    """Content hashes, in the order of the order hashes in the leaves."""
 
 
 def compute_fee_evidence(order_hash: Hash32) -> Hash32:
@@ -87,9 +104,9 @@ def compute_fee_evidence(order_hash: Hash32) -> Hash32:
 def compute_sum_root(leaves: Sequence[tuple[Hash32, int]]) -> tuple[Hash32, int]:
     """Return the root hash and sum over (hash, amount) leaves, padded to a power of two."""
     if not leaves:
-        raise InvalidInput("a lane has at least one leaf")
+        raise InvalidInput("a tree has at least one leaf")
     if sum(amount for _, amount in leaves) > _AMOUNT_MAX:
-        raise InvalidInput("a lane's sum does not fit the chain's 64 bits")
+        raise InvalidInput("the sum does not fit the chain's 64 bits")
     return _build_levels(leaves)[-1][0]
 
 
@@ -145,15 +162,26 @@ def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tupl
     )
 
 
-def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], bytes]:
-    """
-    Pack lanes as the contract reads them: requesters, payees, 48 bytes a lane.
+class PackedBatch(NamedTuple):
+    """Lanes as `postBatch` takes them and `BatchPosted` shows them."""
 
-    Raises `InvalidInput` for more lanes than a batch holds, and for an empty or too large one.
+    requesters: tuple[Address, ...]
+    payees: tuple[Address, ...]
+    lanes: bytes
+    """`LANE_BYTES` for each."""
+    root: Hash32
+    """Merkle-sum root over each lane's root and amount."""
+
+
+def pack_lanes(lanes: Sequence[Lane]) -> PackedBatch:
+    """
+    Pack lanes as the contract reads them.
+
+    Raises `InvalidInput` for no lane, more than a batch holds, and an empty or too large one.
     """
     if len(lanes) > LANES_MAX:
         raise InvalidInput(f"{len(lanes)} lanes do not fit one batch, the limit is {LANES_MAX}")
-    roots = [lane.compute_root() for lane in lanes]
+    root, _ = compute_sum_root(_list_lane_nodes(lanes))
     requesters = sorted({lane.requester for lane in lanes})
     payees = sorted({lane.payee for lane in lanes})
     packed = b"".join(
@@ -161,10 +189,25 @@ def pack_lanes(lanes: Sequence[Lane]) -> tuple[list[Address], list[Address], byt
         + payees.index(lane.payee).to_bytes(2, "big")
         + len(lane.leaves).to_bytes(4, "big")
         + lane.amount.to_bytes(8, "big")
-        + root
-        for lane, root in zip(lanes, roots, strict=True)
+        for lane in lanes
     )
-    return requesters, payees, packed
+    return PackedBatch(tuple(requesters), tuple(payees), packed, root)
+
+
+def compute_leaf_path(
+    lanes: Sequence[Lane], lane: int, index: int
+) -> tuple[tuple[Hash32, int], ...]:
+    """
+    Return the sibling (hash, sum) pairs of a leaf: up its lane's tree, then up the lanes'.
+
+    `index` may lie beyond the leaves up to the next power of two: there the tree is empty.
+    """
+    leaves = [(leaf.compute_hash(), leaf.price) for leaf in lanes[lane].leaves]
+    return compute_sum_path(leaves, index) + compute_sum_path(_list_lane_nodes(lanes), lane)
+
+
+def _list_lane_nodes(lanes: Sequence[Lane]) -> list[tuple[Hash32, int]]:
+    return [(lane.compute_root(), lane.amount) for lane in lanes]
 
 
 def _build_levels(leaves: Sequence[tuple[Hash32, int]]) -> list[list[tuple[Hash32, int]]]:

@@ -24,7 +24,8 @@ from typing import Any, Final
 
 import trio
 
-from gpumarket.adapters.chain import Chain, deploy_devnet, fund_devnet
+from gpumarket.adapters.chain import Chain
+from gpumarket.adapters.deployment import ContractConfig, deploy_devnet, fund_devnet
 from gpumarket.adapters.keys import (
     KEYSTORE_NAME,
     SCRYPT_N_DEVNET,
@@ -47,9 +48,20 @@ PASSWORD: Final = "devnet"
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
 BLOCK_SECONDS: Final = 1
-RULES: Final = (10, 3, 3, 20, 4, 60, 100_000_000, 10_000_000)
-"""The contract's times in seconds (credit epoch, open, response, exit), in blocks (seed delay,
-nonce timeout), and the least bond and stake in base units."""
+RULES: Final = ContractConfig(
+    epoch=10,
+    open=3,
+    response=3,
+    exit_delay=20,
+    seed_delay_blocks=4,
+    nonce_timeout_blocks=60,
+    min_bond=100_000_000,
+    min_stake=10_000_000,
+    challenge_bond=1_000_000,
+    jury_bond=2_000_000,
+    bond_slash=25_000_000,
+    stake_slash=10_000_000,
+)
 GAS_WEI: Final = 10**19
 REQUESTER_TOKENS: Final = 1_000_000_000
 REQUESTER_ESCROW: Final = 100_000_000
@@ -189,11 +201,11 @@ class Devnet:
             return
         await chain.mint_test_token(identity.address, OPERATOR_TOKENS)
         if role == "coordinator":
-            await chain.bond(RULES[6])
+            await chain.bond(RULES.min_bond)
         elif role == "verifier":
-            await chain.stake_verifier(RULES[7], identity.address, role)
+            await chain.stake_verifier(RULES.min_stake, identity.address, role)
         else:
-            await chain.stake_provider(RULES[7], identity.address, role)
+            await chain.stake_provider(RULES.min_stake, identity.address, role)
 
     def _open_identity(self, role: str) -> Identity:
         data_dir = self._data_dir(role)
@@ -215,7 +227,7 @@ class Devnet:
 
     def _start_coordinator(self, tell: Report) -> None:
         # One epoch for a whole small job, so that its sample means something.
-        tables = "[coordinator]\nepoch_seconds_max = 300\n"
+        tables = "[coordinator]\nepoch_seconds_max = 300\nsettle_interval_seconds = 1\n"
         path = self._write_config("coordinator", http_port=find_free_port(), tables=tables)
         self._spawn("coordinator", [sys.executable, "-m", "coordinator", "--config", str(path)])
         ready = self._wait_ready("coordinator")

@@ -32,6 +32,7 @@ from gpumarket.protocol.receipt import UnitResult
 from gpumarket.protocol.sampling import compute_sample_size, compute_seed, draw_sample
 from gpumarket.protocol.settlement import (
     Batch,
+    Bill,
     PaymentLeaf,
     compute_fee_evidence,
     make_lanes,
@@ -248,7 +249,9 @@ class ProofMaker:
     ) -> Batch:
         """Return the batch document that pays for these epochs."""
         payments = self.list_payments(epochs) if payments is None else payments
-        names = [leaf.evidence_hash for _, _, leaf in sorted(payments, key=lambda p: p[2].line)]
+        own = self.order.body.compute_struct_hash()
+        ours = [leaf for _, _, leaf in payments if leaf.order_hash == own]
+        names = [leaf.evidence_hash for leaf in sorted(ours, key=lambda leaf: leaf.line)]
         receipts = {
             receipt.body.compute_struct_hash(): receipt
             for epoch in epochs
@@ -260,12 +263,19 @@ class ProofMaker:
             for epoch in epochs
             for check in epoch.checks
         }
+        bill = Bill(
+            order=self.order,
+            receipts=tuple(receipts[name] for name in names if name in receipts),
+            attestations=tuple(attestations[name] for name in names if name in attestations),
+        )
+        orders = sorted({leaf.order_hash for _, _, leaf in payments})
         return Batch(
             coordinator=make_address("coordinator"),
             lanes=make_lanes(payments),
-            orders=(self.order,),
-            receipts=tuple(receipts[name] for name in names if name in receipts),
-            attestations=tuple(attestations[name] for name in names if name in attestations),
+            bills=tuple(
+                compute_content_hash(bill) if order == own else make_hash(f"bill of {order.hex()}")
+                for order in orders
+            ),
         )
 
     def make_proof(
@@ -277,13 +287,7 @@ class ProofMaker:
             order=self.order,
             job=self.spec,
             epochs=tuple(epochs),
-            settlement=SettlementProof(
-                coordinator=batch.coordinator,
-                sequence=sequence,
-                data_hash=compute_content_hash(batch),
-                tx_hash=tx_hash,
-                lanes=batch.lanes,
-            ),
+            settlements=(SettlementProof(sequence=sequence, tx_hash=tx_hash, batch=batch),),
         )
 
 
@@ -327,7 +331,7 @@ class FactWriter:
 
     def write_batch(self, block: int, batch: Batch, *, sequence: int) -> Fact:
         """Add a batch as the contract would."""
-        requesters, payees, lanes = pack_lanes(batch.lanes)
+        packed = pack_lanes(batch.lanes)
         return self.write(
             block,
             "BatchPosted",
@@ -335,9 +339,10 @@ class FactWriter:
             seq=sequence,
             postedAt=NOW + block,
             dataHash=compute_content_hash(batch),
-            requesters=requesters,
-            payees=payees,
-            lanes=lanes,
+            root=packed.root,
+            requesters=list(packed.requesters),
+            payees=list(packed.payees),
+            lanes=packed.lanes,
         )
 
 
@@ -364,7 +369,7 @@ def make_settled_job(
     batch = maker.make_batch(epochs) if batch is None else batch
     posted = writer.write_batch(BATCH_BLOCK, batch, sequence=0)
     writer.write(
-        BATCH_BLOCK + 1, "Claimed", payee=make_address("provider-1"), payout=bytes(20), amount=1
+        BATCH_BLOCK + 1, "Claimed", payee=make_address("provider-1"), to=bytes(20), amount=1
     )
     proof = maker.make_proof(epochs, batch, sequence=0, tx_hash=posted.tx_hash)
     return proof, writer.facts
@@ -390,7 +395,7 @@ def _write_parties(writer: FactWriter, maker: ProofMaker) -> None:
     writer.write(
         3, "WithdrawRequested", requester=make_address("requester"), amount=1_000, unlockAt=NOW
     )
-    writer.write(5, "Withdrawn", requester=make_address("requester"), amount=1_000)
+    writer.write(5, "Withdrawn", requester=make_address("requester"), to=bytes(20), amount=1_000)
 
 
 def make_chain_evidence(

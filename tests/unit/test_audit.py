@@ -573,30 +573,46 @@ def test_paying_more_than_the_hourly_cap_allows_fails():
 
 def test_other_lanes_than_those_on_chain_fail():
     proof, evidence = get_honest()
-    settlement = proof.settlement
-    assert settlement is not None
-    first = settlement.lanes[0]
+    lanes = proof.settlements[0].batch.lanes
+    first = lanes[0]
     leaf = change(first.leaves[0], price=first.leaves[0].price - 1)
     lane = change(first, leaves=replace_at(first.leaves, 0, leaf))
-    lied = change(settlement, lanes=(lane, *settlement.lanes[1:]))
-    report = check_proof(change(proof, settlement=lied), evidence)
+    report = check_proof(change_paper(proof, lanes=(lane, *lanes[1:])), evidence)
     expect(report, "settlement", "the batch on chain has other lanes")
 
 
 @pytest.mark.parametrize(
     ("lie", "text"),
     [
-        ({"tx_hash": make_hash("x")}, "another transaction"),
-        ({"data_hash": make_hash("x")}, "another document"),
+        ({"bills": (make_hash("x"),)}, "another document"),
         ({"coordinator": make_address("x")}, "another coordinator"),
     ],
     ids=str,
 )
 def test_another_batch_than_the_one_on_chain_fails(lie, text):
     proof, evidence = get_honest()
-    lied = change(proof, settlement=change(proof.settlement, **lie))
-    found, said = find_line(check_proof(lied, evidence), "settlement")
-    assert (found, text in said) == (FAIL, True)
+    expect(check_proof(change_paper(proof, **lie), evidence), "settlement", text)
+
+
+def test_another_transaction_than_the_one_on_chain_fails():
+    proof, evidence = get_honest()
+    moved = change(proof.settlements[0], tx_hash=make_hash("x"))
+    report = check_proof(change(proof, settlements=(moved,)), evidence)
+    expect(report, "settlement", "another transaction")
+
+
+def test_a_batch_that_is_named_twice_fails():
+    proof, evidence = get_honest()
+    report = check_proof(change(proof, settlements=proof.settlements * 2), evidence)
+    expect(report, "settlement", "named twice")
+    expect(report, "payments", "pays twice")
+
+
+def change_paper(proof, **changes):
+    """Return a proof that shows another batch document."""
+    (settlement,) = proof.settlements
+    batch = change(settlement.batch, **changes)
+    return change(proof, settlements=(change(settlement, batch=batch),))
 
 
 def change_batch(**changes: Any) -> ChainEvidence:
@@ -613,10 +629,18 @@ def test_an_overdrawn_escrow_fails():
     assert find_line(report, "balance") == (FAIL, "the escrow was overdrawn")
 
 
-def test_settling_after_the_orders_end_fails():
+def test_settling_after_the_orders_time_to_settle_fails():
     proof, _ = get_honest()
-    late = change_batch(posted_at=proof.order.body.expiry + 1)
-    expect(check_proof(proof, late), "settlement", "had expired")
+    settle_by = proof.order.body.settle_by
+    assert check_proof(proof, change_batch(posted_at=settle_by)).verdict is PASS
+    late = change_batch(posted_at=settle_by + 1)
+    expect(check_proof(proof, late), "settlement", "after the order's time to settle")
+
+
+def test_another_root_than_the_one_on_chain_fails():
+    proof, _ = get_honest()
+    report = check_proof(proof, change_batch(root=make_hash("root")))
+    expect(report, "settlement", "the batch on chain has other lanes")
 
 
 def test_settling_before_the_sample_is_drawn_fails():
@@ -627,20 +651,37 @@ def test_settling_before_the_sample_is_drawn_fails():
 def test_a_batch_document_of_other_receipts_fails():
     maker = ProofMaker()
     epochs = make_epochs(maker)
-    batch = maker.make_batch(epochs)
-    batch = change(batch, receipts=batch.receipts[:-1])
+    batch = change(maker.make_batch(epochs), bills=(make_hash("a bill of other receipts"),))
     expect(audit(epochs=epochs, batch=batch), "settlement", "is not made of this order")
 
 
-def test_a_batch_of_several_orders_passes_and_says_that_its_document_was_not_recomputed():
+def test_a_batch_with_more_bills_than_orders_fails():
     maker = ProofMaker()
     epochs = make_epochs(maker)
+    batch = maker.make_batch(epochs)
+    batch = change(batch, bills=(*batch.bills, make_hash("one more")))
+    expect(audit(epochs=epochs, batch=batch), "settlement", "one bill for each order")
+
+
+def test_a_batch_without_the_order_fails():
+    maker = ProofMaker()
+    epochs = make_epochs(maker)
+    batch = maker.make_batch(epochs, add_other_order(maker, epochs)[-1:])
+    expect(audit(epochs=epochs, batch=batch), "settlement", "pays nothing of this order")
+
+
+def add_other_order(maker, epochs):
     other = change(maker.list_payments(epochs)[0][2], order_hash=make_hash("other order"))
-    payments = [*maker.list_payments(epochs), (make_address("requester"), HONEST, other)]
-    report = audit(epochs=epochs, batch=maker.make_batch(epochs, payments))
-    assert report.verdict is PASS
+    return [*maker.list_payments(epochs), (make_address("requester"), HONEST, other)]
+
+
+def test_a_batch_of_several_orders_is_recomputed_whole():
+    maker = ProofMaker()
+    epochs = make_epochs(maker)
+    batch = maker.make_batch(epochs, add_other_order(maker, epochs))
+    report = audit(epochs=epochs, batch=batch)
+    assert report.verdict is report.tighten().verdict is PASS
     assert "+ 0.001000 for other jobs" in find_line(report, "balance")[1]
-    assert report.tighten().verdict is INCOMPLETE
 
 
 # ---- missing evidence ----------------------------------------------------------------------
@@ -664,7 +705,7 @@ def test_without_facts_nothing_is_proven(fact, line):
 
 def test_a_job_that_is_not_settled_is_incomplete():
     proof, evidence = get_honest()
-    report = check_proof(change(proof, settlement=None), evidence)
+    report = check_proof(change(proof, settlements=()), evidence)
     expect(report, "balance", "not settled yet", INCOMPLETE)
 
 
@@ -679,13 +720,11 @@ def test_a_job_without_any_epoch_is_no_proof_of_payment():
 
 def test_sums_beyond_the_chains_numbers_are_refused_and_crash_nothing():
     proof, evidence = get_honest()
-    assert proof.settlement is not None
-    lane = proof.settlement.lanes[0]
+    lane = proof.settlements[0].batch.lanes[0]
     huge = change(lane, leaves=tuple(change(lane.leaves[0], price=2**63 - 1) for _ in range(4)))
     many = (lane,) * 300
     for lanes in ((huge,), many, (change(lane, leaves=()),), ()):
-        lied = change(proof, settlement=change(proof.settlement, lanes=lanes))
-        assert check_proof(lied, evidence).verdict is FAIL
+        assert check_proof(change_paper(proof, lanes=lanes), evidence).verdict is FAIL
 
 
 def test_make_lanes_refuses_what_the_audit_would():

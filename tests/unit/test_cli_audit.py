@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from gpumarket.protocol.codec import compute_content_hash, encode_document, to_d
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Address, format_hex
 from gpumarket.protocol.proof import ProofOfExecution
-from gpumarket.protocol.units import Amount
 from gpumarket.testing import factories
 from gpumarket.testing.factories import change, make_address
 from gpumarket.testing.fake_coordinator import FakeCoordinator
@@ -45,7 +45,8 @@ class FakeChain:
         return self.head_block, factories.NOW
 
     async def read_rules(self) -> Rules:
-        return Rules(bytes(20), 1, 1, SEED_DELAY, 1, Amount(1), Amount(1))
+        values = {field.name: 1 for field in fields(Rules)} | {"seed_delay_blocks": SEED_DELAY}
+        return Rules(**values)  # type: ignore[arg-type]  # an audit looks at the delay only
 
     async def read_header(self, number: int) -> bytes:
         return make_header(number)
@@ -132,7 +133,9 @@ def test_the_json_form_of_a_proof_is_read_as_well(capsys, tmp_path):
 
 
 def test_a_lie_exits_with_10_and_names_its_line(capsys, tmp_path):
-    path = save(tmp_path / "lie", change(PROOF, settlement=change(PROOF.settlement, lanes=())))
+    settlement = PROOF.settlements[0]
+    lied = change(settlement, batch=change(settlement.batch, lanes=settlement.batch.lanes[:1]))
+    path = save(tmp_path / "lie", change(PROOF, settlements=(lied,)))
     code, out, _ = run(capsys, "verify", path, "--rpc", RPC, *FLAGS)
     assert code == 10
     assert "11 FAIL  the batch on chain has other lanes" in out
@@ -230,8 +233,7 @@ def test_an_address_is_shown_with_its_balances_and_events(capsys):
 
 
 def test_a_transaction_a_document_and_a_sequence_number_are_found(capsys):
-    assert PROOF.settlement is not None
-    assert show(capsys, format_hex(PROOF.settlement.tx_hash))[1] == ["BatchPosted"]
+    assert show(capsys, format_hex(PROOF.settlements[0].tx_hash))[1] == ["BatchPosted"]
     document = ContentId(Codec.DAG_CBOR, compute_content_hash(PROOF.epochs[0].document))
     assert show(capsys, format_cid(document))[1] == ["Committed"]
     assert show(capsys, "1")[1] == ["Committed", "SeedFixed"]
@@ -250,8 +252,7 @@ def test_an_unknown_thing_is_not_found(capsys):
 def test_what_the_coordinator_says_of_a_job_is_marked_as_its_word(
     capsys, fake: FakeCoordinator, devnet: Path
 ):
-    assert PROOF.settlement is not None
-    batch = {"tx": format_hex(PROOF.settlement.tx_hash), "seq": 0, "block": 30}
+    batch = {"tx": format_hex(PROOF.settlements[0].tx_hash), "seq": 0, "block": 30}
     fake.jobs["gm-7f3kq2x4ab"] = {"id": "gm-7f3kq2x4ab", "state": "settled", "batch": batch}
     code, out, _ = run(capsys, "show", "gm-7f3kq2x4ab", "--rpc", RPC, *FLAGS)
     assert code == 0

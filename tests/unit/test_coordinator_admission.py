@@ -109,7 +109,7 @@ def test_a_job_that_fits_a_busy_provider_queues_and_then_fails_uncharged(market)
         market.wait(10)
         market.now = market.state.now
     assert second.reason is not None and second.reason.code == "GM-4022"
-    assert second.state is JobState.FAILED and not second.batches
+    assert second.state is JobState.FAILED and not second.bills
     assert first.state is JobState.FAILED  # its provider never answered either
 
 

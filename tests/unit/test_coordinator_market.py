@@ -6,9 +6,11 @@ import pytest
 import rlp
 
 from coordinator.api.proofs import make_proof
+from coordinator.api.views import show_job
 from coordinator.core.lifecycle import JobState
 from coordinator.core.order_book import get_reputation
 from coordinator.core.settling import compute_money
+from gpumarket.cli.job_view import format_job
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import (
@@ -23,8 +25,8 @@ from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.settlement import pack_lanes
 from gpumarket.protocol.signing import keccak256
-from gpumarket.testing.factories import DOMAIN, make_address, make_spec
-from tests.coordinator_market import Market, PlayedChain
+from gpumarket.testing.factories import DOMAIN, change, make_address, make_hash, make_spec
+from tests.coordinator_market import DEPOSIT, Market, PlayedChain, sum_requesters
 
 CHEAT, V1 = make_address("provider-2"), make_address("verifier-1")
 COORDINATOR = make_address("coordinator")
@@ -76,20 +78,24 @@ def read_chain(market):
             seed_block=epoch.seed_block, mix_hash=epoch.mix_hash, seed=epoch.seed
         )
         hashes[epoch.seed_block] = keccak256(epoch.header_rlp)
-    batches = {}
+    batches, escrows = {}, {}
     for sequence, posted in enumerate(market.chain.batches):
-        requesters, payees, lanes = pack_lanes(posted.batch.lanes)
+        requesters, payees, lanes, root = pack_lanes(posted.batch.lanes)
+        before = {each: escrows.get(each, DEPOSIT) for each in requesters}
         batches[COORDINATOR, sequence] = BatchFact(
             data_hash=compute_content_hash(posted.batch),
             block=market.chain.block,
             posted_at=market.now,
-            requesters=tuple(requesters),
-            payees=tuple(payees),
+            requesters=requesters,
+            payees=payees,
             lanes=lanes,
-            tx_hash=state.jobs[posted.order_hash].batches[posted.part].tx,
-            escrow_before={make_address("requester"): 10**9},
+            root=root,
+            tx_hash=state.batches[posted.number].tx,
+            escrow_before=before,
             credit_before={},
         )
+        spent = sum_requesters(posted)
+        escrows |= {each: held - spent[each] for each, held in before.items()}
     return ChainEvidence(
         chain_id=DOMAIN.chain_id,
         contract=DOMAIN.contract,
@@ -134,3 +140,44 @@ def test_the_audit_fails_when_the_record_hides_a_check():
     market.state.epochs[job.epochs[-1]].checks.popitem()
     report = check_proof(make_proof(market.state, job), read_chain(market))
     assert report.verdict is AuditVerdict.FAIL
+
+
+def list_lines(market, job):
+    report = check_proof(make_proof(market.state, job), read_chain(market))
+    return {check.name: check for check in report.tighten().checks}
+
+
+def test_jobs_of_several_requesters_share_one_batch_and_each_passes_its_audit():
+    market = Market(settle_interval_seconds=100, fee=40)
+    market.chain = HonestChain()
+    market.join("provider-1", offer={"slots": 4})
+    market.join_verifier(card={"slots": 4})
+    spec = make_spec(units=2, verify=VerifyPolicy(mode="full"))
+    jobs = [
+        market.submit(spec, signer=f"requester-{i % 2}", nonce=make_hash(f"{i}"), max_fee=40)
+        for i in range(4)
+    ]
+    market.run(seconds_max=300)
+    (posted,) = market.chain.batches
+    assert len(posted.bills) == 4 and len(sum_requesters(posted)) == 2
+    assert len({make_proof(market.state, job).settlements for job in jobs}) == 1
+    for job in jobs:
+        lines = list_lines(market, job)
+        assert {check.verdict for check in lines.values()} == {AuditVerdict.PASS}
+        assert "for other jobs" in lines["balance"].text
+
+
+def test_a_job_that_takes_two_batches_proves_both(monkeypatch):
+    monkeypatch.setattr("coordinator.core.settling.BILL_LINES_MAX", 5)
+    market, job = play_job(units=9, verify=VerifyPolicy(mode="none"))
+    proof = make_proof(market.state, job)
+    assert [settlement.sequence for settlement in proof.settlements] == [0, 1]
+    view = show_job(market.state, job)
+    assert [batch["seq"] for batch in view["batches"]] == [0, 1]
+    assert format_job(view).count("settled  batch") == 2
+    assert {check.verdict for check in list_lines(market, job).values()} == {AuditVerdict.PASS}
+    # Half of the truth is no proof: the other lines are neither paid nor rejected.
+    half = change(proof, settlements=proof.settlements[:1])
+    report = check_proof(half, read_chain(market))
+    verdicts = {check.name: check.verdict for check in report.checks}
+    assert verdicts["forgeries"] is AuditVerdict.INCOMPLETE

@@ -10,6 +10,7 @@ from coordinator.core.invariants import check_state
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.reporting import NextStep, describe_next, explain_job, find_job
 from coordinator.core.settling import compute_money, list_payments
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import InvalidInput, LocalProtocolError
 from gpumarket.protocol.job import Limits, VerifyPolicy
 from gpumarket.protocol.lease import LeaseState, Reason
@@ -91,10 +92,12 @@ def test_the_batch_document_holds_the_evidence_of_every_line():
     (effect,) = find_batches(market)
     job = get_job(market)
     assert job.state is JobState.SETTLING
-    assert effect.batch.orders == (job.order,)
-    assert len(effect.batch.receipts) == 2 and len(effect.batch.attestations) == 2
+    (bill,) = effect.bills
+    assert effect.batch.bills == (compute_content_hash(bill),)
+    assert bill.order == job.order
+    assert len(bill.receipts) == 2 and len(bill.attestations) == 2
     leaves = {leaf.evidence_hash for lane in effect.batch.lanes for leaf in lane.leaves}
-    evidence = (*effect.batch.receipts, *effect.batch.attestations)
+    evidence = (*bill.receipts, *bill.attestations)
     assert leaves == {signed.body.compute_struct_hash() for signed in evidence}
 
 
@@ -116,9 +119,9 @@ def test_one_of_two_batches_posted_twice_does_not_stand_for_the_other(monkeypatc
     first, second = find_batches(market)
     posted = market.chain.post(first, market.now)
     market.post(posted)
-    block = get_job(market).batches[0].block
+    block = market.state.batches[first.number].block
     market.post(change(posted, block=block + 7))
-    assert get_job(market).batches[0].block == block
+    assert market.state.batches[first.number].block == block
     assert get_job(market).state is JobState.SETTLING
     market.post(market.chain.post(second, market.now))
     assert get_job(market).state is JobState.SETTLED
@@ -154,7 +157,7 @@ def test_more_payees_than_a_batch_holds_take_several_batches(monkeypatch):
     monkeypatch.setattr("coordinator.core.settling.LANES_MAX", 1)
     market = make_market()
     market.run()
-    assert [batch.part for batch in market.chain.batches] == [0, 1]
+    assert [len(posted.batch.lanes) for posted in market.chain.batches] == [1, 1]
     assert get_job(market).state is JobState.SETTLED
 
 
@@ -199,7 +202,7 @@ def test_work_not_verified_when_the_time_runs_out_is_not_paid(moment):
         market.now = type(market.now)(market.now + 40_000)
         market.post(events.TimePassed(at=market.now))
         market.todo.clear()
-    assert job.state is JobState.FAILED and job.batches == []
+    assert job.state is JobState.FAILED and job.bills == []
     assert all(le.state is LeaseState.ENDED for le in market.state.leases.values())
     money = compute_money(market.state, job)
     assert (money.spent, money.returned) == (0, money.exposure)
