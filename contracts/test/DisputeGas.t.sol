@@ -141,9 +141,8 @@ contract DisputeGasTest is Scene {
     function _accuse() internal {
         (Draft memory draft, IDisputes.Batch memory batch) = _postMany(_workLeaf(receipt));
         bytes memory signature = _sign(provider, Hashing.hash(receipt));
-        bytes memory data = abi.encodeCall(
-            jury.accuse, (batch, _open(draft, 0, 0), receipt, signature, VERIFIERS)
-        );
+        bytes memory data =
+            abi.encodeCall(jury.accuse, (batch, _open(draft, 0, 0), receipt, signature, VERIFIERS));
         _run("accuse", watcher, address(jury), data);
     }
 
