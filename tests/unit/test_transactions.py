@@ -218,3 +218,4 @@ async def test_the_deeds_tried_last_are_kept(tmp_path: Path) -> None:
     await blocks.find(b"new", head=9_001)
     assert len(blocks._record.deeds) == DEEDS_MAX  # type: ignore[union-attr]  # it was begun
     assert await blocks.find(b"old", head=9_002) == 1_000 - REORG_BLOCKS
+    assert await blocks.find(b"new", head=9_999) == 9_000 - REORG_BLOCKS
