@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def compute_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -48,6 +49,6 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, load {load:.1f} at the start"
 
 
-def write_figures(path: Path, figures: Mapping[str, float | int]) -> None:
+def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
     """Write figures as JSON."""
     path.write_text(json.dumps(figures, indent=2) + "\n")
