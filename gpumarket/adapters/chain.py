@@ -1,6 +1,8 @@
 """
 The chain: reads, transactions and facts of one settlement contract, through web3 in threads.
 
+Its judges, two contracts that alone may move money in dispute, are found through it.
+
 Every write returns only when it is mined under the wanted confirmations and succeeded. A revert
 becomes `BrokenPrecondition` with the contract's own error; silence becomes `ChainError`, after
 which the caller must look at the chain before it tries again: `turn` and `find_fact` are for that.
@@ -11,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import resources
 from typing import Any, NoReturn, TypeVar
 
 import trio
+from eth_typing import ChecksumAddress
 from web3 import Web3
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint, TxReceipt
@@ -57,7 +60,7 @@ class TxOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ChainFact:
-    """One event of the contract as the chain holds it."""
+    """One event of the contract, or of one of its judges, as the chain holds it."""
 
     name: str
     args: dict[str, Any]
@@ -68,26 +71,29 @@ class ChainFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Commitment:
-    """A committed root and, once fixed, its seed."""
-
-    root: Hash32
-    nonce_hash: Hash32
-    seed: Hash32
-    block: int
-
-
-@dataclass(frozen=True, slots=True)
 class Rules:
     """The contract's immutable parameters: seconds, except those that say blocks."""
 
     token: Address
+    disputes: Address
+    jury: Address
     epoch: int
+    open: int
+    """After posting, in which a leaf may be challenged."""
+    response: int
+    """In which a challenge must be answered, and a jury must decide."""
     exit_delay: int
+    order_lifetime: int
+    """From now to an order's expiry: what escrow is sure to outlast."""
     seed_delay_blocks: int
     nonce_timeout_blocks: int
     min_bond: Amount
     min_stake: Amount
+    challenge_bond: Amount
+    jury_bond: Amount
+    bond_slash: Amount
+    """What a coordinator loses for a faulty lane."""
+    stake_slash: Amount
 
 
 def load_artifact(name: str) -> dict[str, Any]:
@@ -95,41 +101,6 @@ def load_artifact(name: str) -> dict[str, Any]:
     path = resources.files("gpumarket.adapters") / "abi" / f"{name}.json"
     artifact: dict[str, Any] = json.loads(path.read_text())
     return artifact
-
-
-async def deploy_devnet(rpc_url: str, config: Sequence[int]) -> tuple[Address, Address]:
-    """
-    Deploy the play token and a settlement contract from the dev chain's own funded account.
-
-    `config` is the contract's `Config` without the token, in order. Returns (token, contract).
-    """
-
-    def deploy() -> tuple[Address, Address]:
-        web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
-        sender = web3.eth.accounts[0]
-
-        def create(name: str, *args: object) -> str:
-            artifact = load_artifact(name)
-            factory = web3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"])
-            tx_hash = factory.constructor(*args).transact({"from": sender})
-            receipt = web3.eth.wait_for_transaction_receipt(tx_hash, timeout=MINED_SECONDS)
-            return str(receipt["contractAddress"])
-
-        token = create("TestToken")
-        return _to_bytes(token), _to_bytes(create("Settlement", (token, *config)))
-
-    return await trio.to_thread.run_sync(deploy)
-
-
-async def fund_devnet(rpc_url: str, account: Address, wei: int) -> None:
-    """Give an account gas on the dev chain, where balances can be set."""
-
-    def fund() -> None:
-        web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": REQUEST_SECONDS}))
-        method = RPCEndpoint("anvil_setBalance")
-        web3.provider.make_request(method, [_address(account), hex(wei)])
-
-    await trio.to_thread.run_sync(fund)
 
 
 class Chain:
@@ -149,7 +120,10 @@ class Chain:
         self._contract = self._web3.eth.contract(
             address=Web3.to_checksum_address(contract), abi=self._abi
         )
-        self._errors = index_errors(load_artifact("TestToken")["abi"], self._abi)
+        abis = (load_artifact(name)["abi"] for name in ("TestToken", "Disputes", "Jury"))
+        self._errors = index_errors(*abis, self._abi)
+        self._emitters: dict[ChecksumAddress, Any] = {}
+        """The three contracts by address, once they have been asked for."""
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self._patience = patience or Patience()
         self._sender = (
@@ -182,21 +156,23 @@ class Chain:
 
     async def read_rules(self) -> Rules:
         """Return the contract's parameters."""
-        call = self._call
-        return Rules(
-            token=_to_bytes(await call("TOKEN")),
-            epoch=await call("EPOCH"),
-            exit_delay=await call("EXIT_DELAY"),
-            seed_delay_blocks=await call("SEED_DELAY"),
-            nonce_timeout_blocks=await call("NONCE_TIMEOUT"),
-            min_bond=Amount(await call("MIN_BOND")),
-            min_stake=Amount(await call("MIN_STAKE")),
-        )
+        values = {
+            field.name: await self._call(field.name.upper().removesuffix("_BLOCKS"))
+            for field in fields(Rules)
+        }
+        for name in ("token", "disputes", "jury"):
+            values[name] = _to_bytes(values[name])
+        return Rules(**values)
 
     async def read_escrow(self, requester: Address) -> Amount:
         """Return what a requester holds in escrow, without what it has asked to withdraw."""
         account = await self._call("requesterOf", _address(requester))
         return Amount(int(account[0]) - int(account[1]))
+
+    async def read_withdrawing(self, requester: Address) -> Amount:
+        """Return what a requester has asked to withdraw and not taken yet."""
+        account = await self._call("requesterOf", _address(requester))
+        return Amount(int(account[1]))
 
     async def read_bond(self, coordinator: Address) -> Amount:
         """Return a coordinator's bond, without what is being unbonded."""
@@ -222,13 +198,9 @@ class Chain:
         token = await self._token()
         return Amount(await self._read(token.functions.balanceOf(_address(account)).call))
 
-    async def read_commitment(self, committer: Address, sequence: int) -> Commitment | None:
-        """Return a commitment, or None where there is none."""
-        found = await self._call("commitmentOf", _address(committer), sequence)
-        root, nonce_hash, seed, block = found
-        if block == 0:
-            return None
-        return Commitment(bytes(root), bytes(nonce_hash), bytes(seed), int(block))
+    async def read_commitment_hash(self, committer: Address, sequence: int) -> Hash32:
+        """Return the hash of a commitment as it is now, or zero; `compute_commitment_hash`."""
+        return bytes(await self._call("commitmentOf", _address(committer), sequence))
 
     async def read_header(self, number: int) -> bytes:
         """Return the RLP of a block's header, checked against the block's hash."""
@@ -239,12 +211,15 @@ class Chain:
         return header
 
     async def read_facts(self, from_block: int, to_block: int | None = None) -> list[ChainFact]:
-        """Return the contract's events in order, from `from_block` to `to_block` or the head."""
+        """
+        Return the events of the contract and its judges in order, up to `to_block` or the head.
+        """  # noqa: D200  one line is too long
         last = (await self.head())[0] if to_block is None else to_block
+        emitters = await self._find_emitters()
         facts: list[ChainFact] = []
         for start in range(from_block, last + 1, EVENTS_BLOCKS_MAX):
             end = min(start + EVENTS_BLOCKS_MAX - 1, last)
-            facts += await self._read(partial(self._read_logs, start, end))
+            facts += await self._read(partial(_read_logs, self._web3, emitters, start, end))
         return facts
 
     async def find_fact(
@@ -318,14 +293,22 @@ class Chain:
         """Ask for escrow back; the exit delay starts."""
         return await self._transact("requestWithdraw", amount)
 
-    async def withdraw(self) -> TxOutcome:
+    async def withdraw(self, to: Address) -> TxOutcome:
         """Take the escrow asked for, after the exit delay."""
-        return await self._transact("withdraw")
+        return await self._transact("withdraw", _address(to))
 
     async def bond(self, amount: int) -> TxOutcome:
         """Approve and add to the signer's coordinator bond."""
         await self.approve(amount)
         return await self._transact("bond", amount)
+
+    async def request_unbond(self, amount: int) -> TxOutcome:
+        """Ask for bond back; it stops counting and the exit delay starts."""
+        return await self._transact("requestUnbond", amount)
+
+    async def unbond(self, to: Address) -> TxOutcome:
+        """Take the bond asked for, after the exit delay."""
+        return await self._transact("unbond", _address(to))
 
     async def stake_provider(self, amount: int, payout: Address, peer_id: str) -> TxOutcome:
         """Approve and register the signer as a provider with a cold payout address."""
@@ -344,20 +327,43 @@ class Chain:
         return await self._transact("commit", root, nonce_hash, data_hash)
 
     async def fix_seed(
-        self, committer: Address, sequence: int, *, header: bytes, nonces: bytes
+        self,
+        committer: Address,
+        sequence: int,
+        *,
+        header: bytes,
+        nonces: bytes,
+        from_block: int = 0,
     ) -> TxOutcome:
-        """Fix a commitment's seed from its block's header and the committed nonces."""
-        return await self._transact("fixSeed", _address(committer), sequence, header, nonces)
+        """
+        Fix a commitment's seed from its block's header and the committed nonces.
+
+        The contract keeps only a hash of the commitment, so its event is looked up first, from
+        `from_block` on; raises `BrokenPrecondition` where there is none.
+        """
+        wanted = {"committer": committer, "seq": sequence}
+        fact = await self.find_fact("Committed", from_block=from_block, wanted=wanted)
+        if fact is None:
+            raise BrokenPrecondition(
+                f"{format_hex(committer)} has no commitment {sequence} since block {from_block}",
+                money="nothing was sent",
+            )
+        names = ("root", "nonceHash", "dataHash", "blockNumber")
+        commitment = tuple(fact.args[name] for name in names)
+        return await self._transact(
+            "fixSeed", _address(committer), sequence, commitment, header, nonces
+        )
 
     async def post_batch(self, data_hash: Hash32, lanes: Sequence[Lane]) -> TxOutcome:
         """Settle lanes: escrow down, credits up."""
-        requesters, payees, packed = pack_lanes(lanes)
+        packed = pack_lanes(lanes)
         return await self._transact(
             "postBatch",
             data_hash,
-            [_address(account) for account in requesters],
-            [_address(account) for account in payees],
-            packed,
+            packed.root,
+            [_address(account) for account in packed.requesters],
+            [_address(account) for account in packed.payees],
+            packed.lanes,
         )
 
     async def claim(self, payee: Address) -> TxOutcome:
@@ -372,6 +378,16 @@ class Chain:
     async def _token(self) -> Any:
         address = await self._call("TOKEN")
         return self._web3.eth.contract(address=address, abi=load_artifact("TestToken")["abi"])
+
+    async def _find_emitters(self) -> dict[ChecksumAddress, Any]:
+        if not self._emitters:
+            found: dict[ChecksumAddress, Any] = {self._contract.address: self._contract}
+            for name in ("Disputes", "Jury"):
+                address = await self._call(name.upper())
+                abi = load_artifact(name)["abi"]
+                found[address] = self._web3.eth.contract(address=address, abi=abi)
+            self._emitters = found
+        return self._emitters
 
     async def _transact(self, name: str, *args: object) -> TxOutcome:
         return await self._send(self._contract.functions[name](*args))
@@ -413,22 +429,6 @@ class Chain:
         block: dict[str, Any] = response["result"]
         return block
 
-    def _read_logs(self, start: int, end: int) -> list[ChainFact]:
-        logs = self._web3.eth.get_logs(
-            {"address": self._contract.address, "fromBlock": start, "toBlock": end}
-        )
-        events = {
-            keccak256(compute_signature(entry).encode()): entry["name"]
-            for entry in self._abi
-            if entry["type"] == "event"
-        }
-        return [
-            _make_fact(
-                self._contract.events[events[bytes(entry["topics"][0])]]().process_log(entry)
-            )
-            for entry in logs
-        ]
-
     def _search(
         self, name: str, indexed: dict[str, object], start: int, end: int
     ) -> list[ChainFact]:
@@ -444,6 +444,22 @@ class Chain:
 
     def _translate(self, error: Exception, money: str = "nothing was moved") -> ChainError:
         return translate_error(error, errors=self._errors, rpc_url=self._rpc_url, money=money)
+
+
+def _read_logs(
+    web3: Web3, emitters: dict[ChecksumAddress, Any], start: int, end: int
+) -> list[ChainFact]:
+    logs = web3.eth.get_logs({"address": list(emitters), "fromBlock": start, "toBlock": end})
+    events = {
+        (address, keccak256(compute_signature(entry).encode())): contract.events[entry["name"]]()
+        for address, contract in emitters.items()
+        for entry in contract.abi
+        if entry["type"] == "event"
+    }
+    return [
+        _make_fact(events[entry["address"], bytes(entry["topics"][0])].process_log(entry))
+        for entry in logs
+    ]
 
 
 def _make_fact(entry: Any) -> ChainFact:

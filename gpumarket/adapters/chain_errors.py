@@ -68,8 +68,18 @@ def index_errors(*abis: Abi) -> ErrorIndex:
 
 
 def compute_signature(entry: dict[str, Any]) -> str:
-    """Return the canonical signature of an event or error of plain types."""
-    return f"{entry['name']}({','.join(item['type'] for item in entry['inputs'])})"
+    """Return the canonical signature of an event or error."""
+    return f"{entry['name']}({_list_types(entry['inputs'])})"
+
+
+def _list_types(inputs: Sequence[dict[str, Any]]) -> str:
+    # A struct is written as the tuple of its fields, an array of them with its brackets after.
+    return ",".join(
+        f"({_list_types(item['components'])}){item['type'].removeprefix('tuple')}"
+        if item["type"].startswith("tuple")
+        else item["type"]
+        for item in inputs
+    )
 
 
 def decode_refusal(data: str, errors: ErrorIndex) -> ContractRefusal | None:
@@ -90,11 +100,13 @@ def decode_refusal(data: str, errors: ErrorIndex) -> ContractRefusal | None:
 
 
 def convert_value(value: Any) -> Any:
-    """Return a decoded ABI value in our own terms: addresses and hashes are bytes."""
+    """Return a decoded ABI value in our own terms: addresses are bytes, structs are dicts."""
     if isinstance(value, str) and value.startswith("0x") and len(value) == 42:
         return bytes.fromhex(value[2:])
     if isinstance(value, list | tuple):
         return [convert_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: convert_value(item) for name, item in value.items()}
     return bytes(value) if isinstance(value, bytes) else value
 
 

@@ -209,7 +209,7 @@ def withdraw(console: Console, *, connection: Connection, amount: str, yes: bool
     """  # noqa: D200  click takes the first paragraph as the help text
     if not amount:
         console.confirm("Take the escrow that was asked for?", is_yes=yes)
-        done = _sign_on_chain(console, connection, lambda chain, _: chain.withdraw())
+        done = _sign_on_chain(console, connection, lambda chain, by: chain.withdraw(by.address))
         return _show_transaction(done, "withdrawn to the wallet", None)
     value = parse_money(normalize_money(amount))
     console.confirm(f"Ask for {show_money(value)} back from escrow?", is_yes=yes)

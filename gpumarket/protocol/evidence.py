@@ -106,6 +106,8 @@ class BatchFact:
     requesters: tuple[Address, ...]
     payees: tuple[Address, ...]
     lanes: bytes
+    root: Hash32
+    """Merkle-sum root over the lanes."""
     tx_hash: Hash32
     escrow_before: Mapping[Address, int]
     """Each requester's escrow just before the batch, summed from all earlier events."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Final, Protocol
 
 from gpumarket.protocol.errors import InvalidInput
@@ -20,11 +21,22 @@ from gpumarket.protocol.evidence import (
     StakeChange,
 )
 from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.settlement import LANE_BYTES
 from gpumarket.protocol.signing import Domain
 
 ROLE_VERIFIER: Final = 2
 """`Role.VERIFIER` of the contract."""
-LANE_BYTES: Final = 48
+
+
+class Pocket(IntEnum):
+    """Where money of an account lies that the judges may move: `Pocket` of the contract."""
+
+    ESCROW = 0
+    CREDIT = 1
+    BOND = 2
+    STAKE = 3
+    BURNT = 4
+    """Nobody's: what was slashed and given to nobody."""
 
 
 class Event(Protocol):
@@ -60,6 +72,10 @@ class Ledger:
     """Claimable and still maturing together."""
     bond: dict[Address, int] = field(default_factory=dict)
     stake: dict[Address, int] = field(default_factory=dict)
+    held: int = 0
+    """In dispute: taken by the judges and not given back."""
+    burnt: int = 0
+    """Slashed, and nobody's for good."""
     verifier_stakes: dict[Address, list[StakeChange]] = field(default_factory=dict)
     payouts: dict[Address, Address] = field(default_factory=dict)
     roles: dict[Address, int] = field(default_factory=dict)
@@ -205,6 +221,7 @@ def _post_batch(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
         requesters=requesters,
         payees=payees,
         lanes=args["lanes"],
+        root=args["root"],
         tx_hash=event.tx_hash,
         escrow_before={each: ledger.escrow.get(each, 0) for each in requesters},
         credit_before={each: ledger.credit.get(each, 0) for each in payees},
@@ -213,6 +230,34 @@ def _post_batch(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
     for requester, payee, amount in list_lane_amounts(fact):
         _move(ledger.escrow, requester, -amount)
         _move(ledger.credit, payee, amount)
+
+
+def _take(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    _dispute(ledger, Pocket(args["from"]), args["account"], -args["amount"], event)
+
+
+def _give(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    _dispute(ledger, Pocket(args["to"]), args["account"], args["amount"], event)
+
+
+def _dispute(ledger: Ledger, pocket: Pocket, account: Address, amount: int, event: Event) -> None:
+    """Move money between a pocket and what is held; what is in neither cannot be moved."""
+    ledger.held -= amount
+    if ledger.held < 0:
+        raise _make_error("more was given than was held in dispute")
+    match pocket:
+        case Pocket.ESCROW:
+            _move(ledger.escrow, account, amount)
+        case Pocket.CREDIT:
+            _move(ledger.credit, account, amount)
+        case Pocket.BOND:
+            _move(ledger.bond, account, amount)
+        case Pocket.STAKE:
+            _change_stake(ledger, account, amount, event.block)
+        case Pocket.BURNT:
+            ledger.burnt += amount
+            if amount < 0:
+                raise _make_error("what was burnt came back")
 
 
 def _move_nothing(_ledger: Ledger, _args: Mapping[str, Any], _event: Event) -> None:
@@ -232,6 +277,8 @@ _FOLDS: Final[dict[str, Callable[[Ledger, Mapping[str, Any], Event], None]]] = {
     "Unstaked": _unstake,
     "PayoutChanged": _change_payout,
     "Claimed": _claim,
+    "Taken": _take,
+    "Given": _give,
     "Committed": _commit,
     "SeedFixed": _fix_seed,
 }

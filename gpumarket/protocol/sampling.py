@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import comb
 
 from gpumarket.protocol.errors import InvalidInput
-from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.signing import encode_uint, keccak256
 from gpumarket.protocol.units import PPM
@@ -46,6 +46,13 @@ def compute_seed(
         + mix_hash
         + keccak256(nonces)
     )
+
+
+def compute_commitment_hash(
+    *, root: Hash32, nonce_hash: Hash32, data_hash: Hash32, block: int, seed: Hash32 = ZERO_HASH
+) -> Hash32:
+    """Return what the contract keeps of a commitment; the seed is zero until it is fixed."""
+    return keccak256(root + nonce_hash + data_hash + encode_uint(block) + seed)
 
 
 def compute_sample_size(policy: VerifyPolicy, count: int) -> int:

@@ -132,11 +132,17 @@ def has_sum_leaf(
     """Tell whether `leaf` is at `index` of the `count` leaves under (root hash, total)."""
     if not 0 <= index < count or len(path) != (count - 1).bit_length():
         return False
-    node = leaf
+    return climb_sum_path(leaf, index, path) == root
+
+
+def climb_sum_path(
+    node: tuple[Hash32, int], index: int, path: Sequence[tuple[Hash32, int]]
+) -> tuple[Hash32, int]:
+    """Return what a (hash, sum) at `index` comes to, along its siblings from below."""
     for sibling in path:
         node = _join(node, sibling) if index % 2 == 0 else _join(sibling, node)
         index //= 2
-    return node == root
+    return node
 
 
 def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tuple[Lane, ...]:

@@ -11,9 +11,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpumarket.adapters.deployment import ContractConfig
 from gpumarket.protocol.errors import InvalidInput, Unrecoverable
 
 START_SECONDS_MAX = 20.0
+QUICK_CONFIG = ContractConfig(
+    epoch=3,
+    open=1,
+    response=1,
+    exit_delay=6,
+    seed_delay_blocks=2,
+    nonce_timeout_blocks=20,
+    min_bond=1_000_000,
+    min_stake=1_000_000,
+    challenge_bond=1_000,
+    jury_bond=2_000,
+    bond_slash=250_000,
+    stake_slash=1_000_000,
+)
+"""A contract in which a test need not wait long for anything."""
 _PACKAGED = Path("contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil")
 
 

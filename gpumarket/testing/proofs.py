@@ -115,8 +115,9 @@ class ProofMaker:
     @property
     def order(self) -> Signed[Order]:
         """The requester's order: up to eight checks and a fee."""
+        end = NOW + ORDER_SECONDS
         order = factories.make_order(
-            self.spec, checks=8, max_fee=50_000, expiry=NOW + ORDER_SECONDS
+            self.spec, checks=8, max_fee=50_000, settle_by=end, expiry=end + 1
         )
         return sign(order, "requester", domain=self.domain)
 

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from gpumarket.adapters.chain import deploy_devnet
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.content import EmbeddedNode, open_node
+from gpumarket.adapters.deployment import deploy_devnet
 from gpumarket.adapters.keys import create_identity, write_password
 from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
 from gpumarket.adapters.p2p import open_network
@@ -33,7 +33,7 @@ from gpumarket.protocol.job import JobSpec, compute_verify_hash
 from gpumarket.protocol.lease import LeaseOffer, compute_lease_id
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.signing import Domain, PrivateKey, Signable, Signed
-from gpumarket.testing.anvil import run_anvil
+from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 from gpumarket.testing.factories import (
     make_address,
     make_image,
@@ -47,7 +47,6 @@ from gpumarket.testing.factories import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
-RULES = (3, 1, 1, 6, 2, 20, 1_000_000, 1_000_000)
 PROVIDER = "provider-1"
 PROVIDER_SECRET = b"p" * 32
 SEED = b"coordinator seed of these tests!"
@@ -239,7 +238,7 @@ def make_provider_address() -> Address:
 @asynccontextmanager
 async def open_office(folder: Path, image: tuple[Path, str], rpc_url: str) -> AsyncIterator[Office]:
     """Open a coordinator for one test."""
-    _, contract = await deploy_devnet(rpc_url, RULES)
+    _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     domain = Domain(chain_id=DEVNET_CHAIN_ID, contract=contract)
     async with (
         open_network(key_seed=SEED, listen_port=0) as network,

@@ -15,13 +15,16 @@ from web3 import Web3
 from web3.contract import Contract
 from web3.types import RPCEndpoint
 
+from gpumarket.adapters.deployment import compute_created_address
 from gpumarket.protocol.header import decode_header_untrusted, encode_header
+from gpumarket.protocol.sampling import compute_commitment_hash
 from gpumarket.testing.anvil import run_anvil
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "gpumarket" / "adapters" / "abi"
 SEED_DELAY, NONCE_TIMEOUT = 2, 100
 MIN_BOND = 1_000_000
+DATA_HASH, BATCH_ROOT = bytes(range(32)), b"r" * 32
 
 
 @pytest.mark.timeout(300)  # the compiler is WebAssembly on one core
@@ -72,6 +75,9 @@ def test_the_contract_has_no_function_for_an_owner() -> None:
         "unstake",
         "changePayout",
         "claim",
+        "claimTo",
+        "take",
+        "give",
         "commit",
         "fixSeed",
     }
@@ -91,7 +97,11 @@ def settlement(chain: Web3) -> Contract:
     chain.eth.default_account = accounts[0]
     token = deploy(chain, "TestToken")
     config = (token.address, 60, 20, 20, 3600, SEED_DELAY, NONCE_TIMEOUT, MIN_BOND, MIN_BOND)
-    settlement = deploy(chain, "Settlement", config)
+    slashes = (10, 10, MIN_BOND // 4, MIN_BOND)
+    nonce = chain.eth.get_transaction_count(accounts[0]) + 2
+    expected = compute_created_address(bytes.fromhex(accounts[0][2:]), nonce)
+    judges = [deploy(chain, name, expected).address for name in ("Disputes", "Jury")]
+    settlement = deploy(chain, "Settlement", (*config, *slashes), *judges)
     for account in accounts[:6]:
         token.functions.mint(account, 10**12).transact()
         token.functions.approve(settlement.address, 10**12).transact({"from": account})
@@ -112,12 +122,12 @@ def test_a_batch_costs_no_more_than_promised(
     for lane in range(requesters * payees):
         count = jobs // (requesters * payees)
         lanes += (lane % requesters).to_bytes(2, "big") + (lane // requesters).to_bytes(2, "big")
-        lanes += count.to_bytes(4, "big") + (1_234_567).to_bytes(8, "big") + Web3.keccak(lane)
+        lanes += count.to_bytes(4, "big") + (1_234_567).to_bytes(8, "big")
     paying = chain.eth.accounts[1 : 1 + requesters]
     paid = [chain.to_checksum_address(Web3.keccak(text=f"payee {i}")[12:]) for i in range(payees)]
     used = []
     for _ in range(2):  # a payee's first credit also pays for its storage slot
-        call = settlement.functions.postBatch(bytes(range(32)), paying, paid, lanes)
+        call = settlement.functions.postBatch(DATA_HASH, BATCH_ROOT, paying, paid, lanes)
         used.append(chain.eth.wait_for_transaction_receipt(call.transact())["gasUsed"])
     assert used[1] <= limit
 
@@ -134,13 +144,21 @@ def test_a_seed_is_fixed_from_the_header_of_a_real_block(
     # The transaction itself makes one more block.
     mine(chain, seed_block + blocks_later - 1 - committed)
     header, mix_hash = read_header(chain, seed_block)
-    fix = settlement.functions.fixSeed(committer, sequence, header, b"nonces")
+    commitment = (Web3.keccak(b"root"), Web3.keccak(b"nonces"), bytes(32), committed)
+    fix = settlement.functions.fixSeed(committer, sequence, commitment, header, b"nonces")
     # The gas is given, because estimating runs the call in the block before its own.
     receipt = chain.eth.wait_for_transaction_receipt(fix.transact({"gas": 200_000}))
     assert receipt["blockNumber"] == seed_block + blocks_later
     event = settlement.events.SeedFixed().process_receipt(receipt)[0]["args"]
     assert (event["blockNumber"], event["mixHash"]) == (seed_block, mix_hash)
-    assert settlement.functions.commitmentOf(committer, sequence).call()[2] == event["seed"]
+    kept = compute_commitment_hash(
+        root=commitment[0],
+        nonce_hash=commitment[1],
+        data_hash=commitment[2],
+        block=committed,
+        seed=event["seed"],
+    )
+    assert settlement.functions.commitmentOf(committer, sequence).call() == kept
 
 
 def deploy(chain: Web3, name: str, *arguments: Any) -> Contract:

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from gpumarket.adapters.chain import Chain, deploy_devnet, fund_devnet
+from gpumarket.adapters.chain import Chain
+from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.cli import main as cli_main
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.proof import ProofOfExecution, compute_epoch_root
 from gpumarket.protocol.signing import Domain, keccak256
-from gpumarket.testing.anvil import run_anvil
+from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 from gpumarket.testing.factories import change, make_address, make_key
 from gpumarket.testing.proofs import ESCROW, ProofMaker, make_nonces
 
 SEED_DELAY = 2
-RULES = (3, 1, 1, 6, SEED_DELAY, 20, 1_000_000, 1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def get_secret(name: str) -> bytes:
 
 async def settle(rpc_url: str) -> ProofOfExecution:
     """Run a whole job on chain, block by block, and return its proof."""
-    _, contract = await deploy_devnet(rpc_url, RULES)
+    _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     maker = ProofMaker(domain=Domain(chain_id=31337, contract=contract))
     chains = {}
     for name in ("requester", "coordinator", "verifier-1"):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gpumarket.adapters.chain import Chain, deploy_devnet, fund_devnet
+from gpumarket.adapters.chain import Chain
+from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInput
 from gpumarket.protocol.header import decode_header_untrusted
-from gpumarket.protocol.ids import Address
-from gpumarket.protocol.sampling import compute_seed
+from gpumarket.protocol.ids import ZERO_HASH, Address
+from gpumarket.protocol.sampling import compute_commitment_hash, compute_seed
 from gpumarket.protocol.settlement import PaymentLeaf, make_lanes
 from gpumarket.protocol.signing import PrivateKey, keccak256
-from gpumarket.testing.anvil import run_anvil
+from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 
 SEED_DELAY = 2
-RULES = (3, 1, 1, 6, SEED_DELAY, 20, 1_000_000, 1_000_000)
 ALICE, BOB = b"a" * 32, b"b" * 32
 
 
@@ -39,7 +40,7 @@ def rpc_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def network(rpc_url: str) -> Network:
-    _, contract = await deploy_devnet(rpc_url, RULES)
+    _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     for secret in (ALICE, BOB):
         await fund_devnet(rpc_url, PrivateKey(secret).address, 10**18)
     return Network(rpc_url, contract)
@@ -72,10 +73,16 @@ async def test_the_seed_is_what_its_block_and_nonces_give(network: Network) -> N
     for _ in range(SEED_DELAY + 1):  # one block each
         await chain.mint_test_token(me, 1)
     header = await chain.read_header(number)
-    await chain.fix_seed(me, 0, header=header, nonces=nonces)
-    commitment = await chain.read_commitment(me, 0)
-    assert commitment is not None
-    assert commitment.seed == compute_seed(
+    hash_with = partial(
+        compute_commitment_hash,
+        root=root,
+        nonce_hash=keccak256(nonces),
+        data_hash=b"d" * 32,
+        block=outcome.block,
+    )
+    assert await chain.read_commitment_hash(me, 0) == hash_with()
+    await chain.fix_seed(me, 0, header=header, nonces=nonces, from_block=outcome.block)
+    seed = compute_seed(
         chain_id=31337,
         contract=network.contract,
         committer=me,
@@ -84,6 +91,7 @@ async def test_the_seed_is_what_its_block_and_nonces_give(network: Network) -> N
         mix_hash=decode_header_untrusted(header).mix_hash,
         nonces=nonces,
     )
+    assert await chain.read_commitment_hash(me, 0) == hash_with(seed=seed)
 
 
 async def test_a_refusal_carries_the_contracts_own_error(network: Network) -> None:
@@ -106,8 +114,11 @@ async def test_a_silent_chain_is_an_error_that_names_it() -> None:
         await chain.head()
 
 
-async def test_an_absent_commitment_is_none(network: Network) -> None:
-    assert await network.connect().read_commitment(b"x" * 20, 7) is None
+async def test_an_absent_commitment_is_zero_and_gets_no_seed(network: Network) -> None:
+    chain = network.connect(ALICE)
+    assert await chain.read_commitment_hash(b"x" * 20, 7) == ZERO_HASH
+    with pytest.raises(BrokenPrecondition, match="has no commitment 7"):
+        await chain.fix_seed(b"x" * 20, 7, header=b"", nonces=b"")
 
 
 def test_the_packaged_anvil_is_found(tmp_path: Path) -> None:

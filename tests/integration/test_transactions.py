@@ -15,15 +15,15 @@ from web3 import Web3
 from web3.types import RPCEndpoint
 
 from coordinator.perform import _Deed, _do_once
-from gpumarket.adapters.chain import Chain, TxOutcome, deploy_devnet, fund_devnet
+from gpumarket.adapters.chain import Chain, TxOutcome
 from gpumarket.adapters.chain_errors import ContractRefused
+from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.adapters.transaction_rules import Patience
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, LostRace
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.signing import PrivateKey, keccak256
-from gpumarket.testing.anvil import run_anvil
+from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 
-RULES = (3, 1, 1, 6, 2, 20, 1_000_000, 1_000_000)
 GWEI = 10**9
 ROOT, NONCES, DATA = b"r" * 32, b"n" * 32, b"d" * 32
 QUICK = Patience(poll_seconds=0.02, bump_seconds=0.3, foreign_seconds=0.5, give_up_seconds=20)
@@ -112,7 +112,7 @@ def rpc_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def network(rpc_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Network]:
     secret = keccak256(request.node.name.encode())
-    _, contract = await deploy_devnet(rpc_url, RULES)
+    _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     found = Network(rpc_url, contract, secret)
     await fund_devnet(rpc_url, found.account, 10**18)
     found.mine(1, base_fee=GWEI)
@@ -185,6 +185,17 @@ async def test_a_stuck_transaction_is_bumped_and_mined_once(network: Network) ->
     assert await count_commits(network) == 1
 
 
+async def test_an_older_version_counts_when_that_is_what_is_mined(network: Network) -> None:
+    async with sending(commit(network.connect(bump_seconds=2, bump_blocks=0))) as pending:
+        first = await network.wait_pool()
+        raw = network.ask("eth_getRawTransactionByHash", first)
+        await network.wait_pool((first,))
+        network.ask("anvil_dropAllTransactions")
+        network.ask("eth_sendRawTransaction", raw)
+        network.mine()
+    assert "0x" + pending.get().tx_hash.hex() == first
+
+
 async def test_a_fee_never_goes_over_the_cap_and_the_error_says_what_may_come(
     network: Network,
 ) -> None:
@@ -209,7 +220,7 @@ async def test_an_account_without_gas_is_told_so(network: Network) -> None:
 async def test_nonces_follow_each_other_even_when_a_reorg_takes_some_back(
     network: Network,
 ) -> None:
-    chain = network.connect(confirmations=3, bump_seconds=10)
+    chain = network.connect(confirmations=3, bump_seconds=5)
     async with sending(commit(chain)) as one:
         first = await network.wait_pool()
         async with sending(commit(chain)) as two:
@@ -281,7 +292,7 @@ async def test_a_cleared_pool_has_nothing_that_can_still_come(network: Network) 
 
 
 async def test_a_transaction_that_a_reorg_drops_is_mined_again(network: Network) -> None:
-    async with sending(commit(network.connect(confirmations=3, bump_seconds=10))) as pending:
+    async with sending(commit(network.connect(confirmations=3, bump_seconds=5))) as pending:
         sent = await network.wait_pool()
         network.mine(2)
         await trio.sleep(0.2)
@@ -299,30 +310,40 @@ async def test_a_transaction_that_a_reorg_drops_is_mined_again(network: Network)
 # ---- reverts -------------------------------------------------------------------------------
 
 
-async def test_a_mined_revert_carries_the_contract_s_own_error(network: Network) -> None:
-    chain = network.connect()
-    async with sending(commit(chain)) as pending:
-        await network.wait_pool()
-        network.mine()
-    number = pending.get().block + RULES[4]
-    network.mine(RULES[4] + 1)
-    header = await chain.read_header(number)
+async def make_rival(network: Network) -> Network:
+    """Return the same network with another funded key."""
     rival = Network(network.url, network.contract, keccak256(network.secret))
     await fund_devnet(network.url, rival.account, 10**18)
+    return rival
 
-    def fix(by: Chain) -> Callable[[], Awaitable[TxOutcome]]:
-        return lambda: by.fix_seed(network.account, 0, header=header, nonces=NONCES)
 
-    async with sending(fix(chain)) as one, sending(fix(rival.connect())) as two:
+async def commit_and_wait_for_seed(network: Network) -> bytes:
+    """Commit and return the header that fixes the seed, in a block of the past."""
+    async with sending(commit(network.connect())) as pending:
+        await network.wait_pool()
+        network.mine()
+    delay = QUICK_CONFIG.seed_delay_blocks
+    network.mine(delay + 1)
+    return await network.connect().read_header(pending.get().block + delay)
+
+
+async def test_a_mined_revert_carries_the_contract_s_own_error(network: Network) -> None:
+    header = await commit_and_wait_for_seed(network)
+    rival = await make_rival(network)
+
+    def fix(by: Network) -> Callable[[], Awaitable[TxOutcome]]:
+        return lambda: by.connect().fix_seed(network.account, 0, header=header, nonces=NONCES)
+
+    async with sending(fix(network)) as one, sending(fix(rival)) as two:
         await network.wait_pool()
         await rival.wait_pool()
         network.mine()
     (error,) = [each.error for each in (one, two) if each.error is not None]
     assert isinstance(error, ContractRefused)
-    assert error.refusal.name == "SeedAlreadyFixed"
+    # With its seed fixed a commitment is another one.
+    assert error.refusal.name == "UnknownCommitment"
+    assert error.refusal.args == {"committer": network.account, "seq": 0}
     assert "gas" in error.money
-    (fixed,) = [f for f in await chain.read_facts(0) if f.name == "SeedFixed"]
-    assert error.refusal.args["seed"] == fixed.args["seed"]
 
 
 # ---- restart in the middle of a post -------------------------------------------------------
@@ -418,3 +439,38 @@ async def test_an_event_is_believed_only_under_its_confirmations(network: Networ
     assert before.get().tx_hash not in network.list_mined()
     assert network.list_mined() == [pending.get().tx_hash]
     assert await count_commits(network) == 1
+
+
+async def test_a_final_refusal_leaves_nothing_that_may_still_come(network: Network) -> None:
+    sent = await crash_in_the_middle(network)
+    world: Any = SimpleNamespace(chain=network.connect())
+
+    async def act() -> TxOutcome:
+        raise BrokenPrecondition("too late")
+
+    async def try_once() -> TxOutcome:
+        await _do_once(make_deed(network), act, world)
+        raise AssertionError("it was refused")
+
+    async with sending(try_once) as pending:
+        await network.wait_pool((sent,))
+        network.mine()
+    assert isinstance(pending.error, BrokenPrecondition)
+    assert len(network.list_mined()) == 1
+    assert await count_commits(network) == 0
+
+
+async def test_a_deed_that_somebody_else_did_meanwhile_is_done(network: Network) -> None:
+    header = await commit_and_wait_for_seed(network)
+    chain, rival = network.connect(), (await make_rival(network)).connect()
+    network.ask("evm_setAutomine", True)
+
+    async def fix() -> None:
+        for by in (rival, chain):
+            await by.fix_seed(network.account, 0, header=header, nonces=NONCES)
+
+    deed = _Deed("SeedFixed", {"committer": network.account, "seq": 0}, 0)
+    world: Any = SimpleNamespace(chain=chain)
+    with trio.fail_after(20):
+        fact = await _do_once(deed, fix, world)
+    assert fact.tx_hash not in network.list_mined()

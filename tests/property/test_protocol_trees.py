@@ -10,8 +10,12 @@ from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import ZERO_HASH, Hash32
 from gpumarket.protocol.merkle import compute_path, compute_root, has_leaf
 from gpumarket.protocol.settlement import (
+    LANE_BYTES,
     LANES_MAX,
+    Lane,
     PaymentLeaf,
+    climb_sum_path,
+    compute_leaf_path,
     compute_sum_path,
     compute_sum_root,
     has_sum_leaf,
@@ -19,6 +23,7 @@ from gpumarket.protocol.settlement import (
     pack_lanes,
 )
 from gpumarket.protocol.signing import keccak256
+from gpumarket.testing.factories import change
 
 hashes = st.integers(0, 10**6).map(lambda number: keccak256(number.to_bytes(4, "big")))
 leaves = st.lists(hashes, min_size=1, max_size=33, unique=True)
@@ -103,23 +108,35 @@ def test_lanes_pay_every_line_once_and_lose_nothing(data: st.DataObject) -> None
     paid = [(leaf.order_hash, leaf.line) for lane in lanes for leaf in lane.leaves]
     assert sorted(paid) == sorted(drawn)
     assert len({(lane.requester, lane.payee) for lane in lanes}) == len(lanes)
-    requesters, payees, packed = pack_lanes(lanes)
-    assert len(packed) == 48 * len(lanes)
-    assert requesters == sorted(set(requesters)) and payees == sorted(set(payees))
+    requesters, payees, packed, root = pack_lanes(lanes)
+    assert len(packed) == LANE_BYTES * len(lanes)
+    assert requesters == tuple(sorted(set(requesters))) and payees == tuple(sorted(set(payees)))
+    place = data.draw(st.integers(0, len(lanes) - 1))
+    index = data.draw(st.integers(0, len(lanes[place].leaves) - 1))
+    leaf, path = lanes[place].leaves[index], compute_leaf_path(lanes, place, index)
+    depth = (len(lanes[place].leaves) - 1).bit_length()
+    node = climb_sum_path((leaf.compute_hash(), leaf.price), index, path[:depth])
+    assert node == (lanes[place].compute_root(), lanes[place].amount)
+    total = sum(lane.amount for lane in lanes)
+    assert climb_sum_path(node, place, path[depth:]) == (root, total)
     with pytest.raises(InvalidInput, match="pays twice"):
         make_lanes([*payments, payments[0]])
 
 
 def test_a_batch_and_a_lane_have_their_limits() -> None:
-    def make_leaf(line: int) -> PaymentLeaf:
-        return PaymentLeaf(
-            order_hash=ZERO_HASH, line=line, evidence_hash=ZERO_HASH, price=2**63 - 1
-        )
+    def pay(line: int, price: int) -> tuple[Lane, ...]:
+        leaf = PaymentLeaf(order_hash=ZERO_HASH, line=line, evidence_hash=ZERO_HASH, price=price)
+        return make_lanes([(bytes(20), bytes(20), leaf)])
 
-    payments = [(bytes(20), bytes(20), make_leaf(line)) for line in range(3)]
+    half = 2**63
+    pack_lanes(pay(0, half) + pay(1, half - 1))
     with pytest.raises(InvalidInput, match="64 bits"):
-        pack_lanes(make_lanes(payments))
-    lane = make_lanes(payments[:1])
+        pack_lanes(pay(0, half) + pay(1, half))
+    with pytest.raises(InvalidInput, match="64 bits"):
+        pack_lanes([change(pay(0, half)[0], leaves=pay(0, half)[0].leaves * 2)])
+    with pytest.raises(InvalidInput, match="at least one"):
+        pack_lanes([])
+    lane = pay(0, half // LANES_MAX)
     pack_lanes(lane * LANES_MAX)
     with pytest.raises(InvalidInput, match="do not fit"):
         pack_lanes(lane * (LANES_MAX + 1))

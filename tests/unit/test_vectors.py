@@ -14,6 +14,7 @@ from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.sampling import compute_seed
 from gpumarket.protocol.settlement import (
+    LANE_BYTES,
     PaymentLeaf,
     compute_sum_path,
     compute_sum_root,
@@ -137,8 +138,8 @@ def test_headers_agree(entry: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("entry", VECTORS["batches"])
-def test_the_lanes_of_batches_have_48_bytes_each(entry: dict[str, Any]) -> None:
-    lanes, size = get_bytes(entry, "lanes"), 48
+def test_the_lanes_of_batches_have_16_bytes_each(entry: dict[str, Any]) -> None:
+    lanes, size = get_bytes(entry, "lanes"), LANE_BYTES
     count = len(lanes) // size
     assert count * size == len(lanes) and count >= len(entry["requesters"])
     for start in range(0, len(lanes), size):

@@ -281,18 +281,19 @@ def _describe_batch(count: int) -> dict[str, Any]:
     lanes = b""
     for i in range(count):
         lanes += i.to_bytes(2, "big") + (count - 1 - i).to_bytes(2, "big")
-        lanes += (i + 1).to_bytes(4, "big") + (10**6 * i).to_bytes(8, "big") + keccak256(bytes([i]))
-    posted_at, data_hash = 1_800_000_000, keccak256(b"document")
-    # abi.encode(uint64, bytes32, address[], address[], bytes)
+        lanes += (i + 1).to_bytes(4, "big") + (10**6 * i).to_bytes(8, "big")
+    posted_at, data_hash, root = 1_800_000_000, keccak256(b"document"), keccak256(b"root")
+    # abi.encode(uint64, bytes32, bytes32, address[], address[], bytes)
     list_words = 1 + count
-    encoded = _word(posted_at) + data_hash
-    encoded += _word(32 * 5) + _word(32 * (5 + list_words)) + _word(32 * (5 + 2 * list_words))
+    encoded = _word(posted_at) + data_hash + root
+    encoded += _word(32 * 6) + _word(32 * (6 + list_words)) + _word(32 * (6 + 2 * list_words))
     for parties in (requesters, payees):
         encoded += _word(count) + b"".join(bytes(12) + party for party in parties)
     encoded += _word(len(lanes)) + lanes + bytes(-len(lanes) % 32)
     return {
         "postedAt": str(posted_at),
         "dataHash": _hex(data_hash),
+        "root": _hex(root),
         "requesters": [_hex(party) for party in requesters],
         "payees": [_hex(party) for party in payees],
         "lanes": _hex(lanes),
