@@ -122,6 +122,7 @@ async def measure(url: str) -> Figures:
     transfer = measure_transfer(url, market.token, market.payees[0])
     print(f"{'token transfer':<28}{transfer:>10,} gas for one payment, in this run")
     batch: dict[str, float | int] = {}
+    whole = 0
     for shape in SHAPES:
         await market.post(shape)
         gas = await market.post(shape)
