@@ -35,6 +35,7 @@ abstract contract Direct is Evidences {
         Hashing.Order calldata order = evidence.order;
         Hashing.Receipt calldata receipt = evidence.receipt;
         bytes32 orderHash = order.hash();
+        _checkProvider(receipt.provider);
         _checkTime(order);
         _checkOrderSignature(order, orderHash, evidence.orderSignature);
         _checkReceipt(evidence, orderHash, receipt.unit);
@@ -82,6 +83,14 @@ abstract contract Direct is Evidences {
             seq, requester, receipt.provider, postedAt, orderHash, receipt.unit, receiptHash,
             receipt.price
         );
+    }
+
+    /// @dev All that is shown here is known to others too; who could settle with it what a batch has
+    /// paid already could have the provider slashed for that.
+    function _checkProvider(address provider) private view {
+        if (msg.sender != provider && msg.sender != _SETTLEMENT.payoutOf(provider)) {
+            revert ErrorsLib.NotAuthorized(provider, msg.sender);
+        }
     }
 
     /// @dev Only when the coordinator can no longer post it, and while the order binds.

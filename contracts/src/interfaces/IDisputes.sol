@@ -202,7 +202,7 @@ interface IDisputes is IJudge {
     /* DIRECT SETTLEMENT */
 
     /// @notice Pays a receipt that its coordinator left out. After `order.settleBy`, until
-    /// `order.expiry`; each line once.
+    /// `order.expiry`; each line once. Only the provider or its payout address may call.
     /// @dev The provider must be registered and staked. The credit matures as any other, and can be
     /// disputed by `proveDouble` and `accuse`.
     /// @param assignment The coordinator's; looked at only for an order that names no provider.

@@ -84,6 +84,29 @@ contract RegressionsTest is Scene {
         assertEq(settlement.held(), 0, "held");
     }
 
+    /// @notice All that a direct settlement takes is known to many. Anybody could settle what a batch
+    /// had paid, prove it double, and so have an honest provider slashed.
+    function test_NobodyButTheProviderSettlesDirectly() external {
+        _stakeProvider(provider, provider, MIN_STAKE);
+        (,, Hashing.Order memory order, Hashing.Receipt memory receipt) = _postWork(1);
+        Hashing.Assignment memory assignment = Hashing.Assignment({
+            orderHash: receipt.orderHash,
+            unit: 0,
+            provider: provider,
+            maxPrice: UNIT_PRICE,
+            reservedUntil: receipt.finishedAt
+        });
+        bytes memory assigned = _sign(coordinator, Hashing.hash(assignment));
+        bytes memory accepted = _sign(requester, Hashing.acceptance(Hashing.hash(receipt)));
+        IDisputes.Evidence memory evidence = _workEvidence(order, receipt);
+        VM.warp(order.settleBy + 1);
+        VM.prank(requester);
+        VM.expectRevert(
+            abi.encodeWithSelector(ErrorsLib.NotAuthorized.selector, provider, requester)
+        );
+        disputes.settleDirect(evidence, assignment, assigned, accepted);
+    }
+
     /* INTERNAL */
 
     /// @dev A lane of `count` signed units; the documents of the first.
