@@ -295,9 +295,9 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
         // proofs made of what the answer showed. Credit waits for one whole epoch at least.
         uint256 dispute = uint256(config.open) + 2 * uint256(config.response);
         _checkAtLeast("epoch", dispute, config.epoch);
-        // Bond and stake must outlast every dispute over what they back; and some time must be
-        // left in which an order can be open.
-        _checkAtLeast("exitDelay", config.epoch, config.exitDelay);
+        // Bond and stake must outlast every dispute over what they back: credit can be taken back
+        // for two epochs. And some time must be left in which an order can be open.
+        _checkAtLeast("exitDelay", 2 * uint256(config.epoch), config.exitDelay);
     }
 
     function _checkAtLeast(bytes32 name, uint256 minimum, uint256 actual) private pure {

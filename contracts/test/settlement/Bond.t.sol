@@ -55,16 +55,16 @@ contract BondTest is Fixture {
             )
         );
         VM.prank(COORDINATOR);
-        settlement.unbond();
+        settlement.unbond(COORDINATOR);
         VM.warp(START + EXIT_DELAY);
         VM.expectEmit(true, true, true, true, address(settlement));
-        emit EventsLib.Unbonded(COORDINATOR, MIN_BOND);
+        emit EventsLib.Unbonded(COORDINATOR, COORDINATOR, MIN_BOND);
         VM.prank(COORDINATOR);
-        assertEq(settlement.unbond(), MIN_BOND, "paid");
+        assertEq(settlement.unbond(COORDINATOR), MIN_BOND, "paid");
         assertEq(token.balanceOf(COORDINATOR), MIN_BOND, "wallet");
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.NothingRequested.selector, COORDINATOR));
         VM.prank(COORDINATOR);
-        settlement.unbond();
+        settlement.unbond(COORDINATOR);
     }
 
     function test_RevertWhen_MoreIsAskedThanBonded() external {
@@ -83,9 +83,25 @@ contract BondTest is Fixture {
         settlement.requestUnbond(MIN_BOND);
         VM.warp(START + EXIT_DELAY);
         VM.prank(COORDINATOR);
-        settlement.unbond();
+        settlement.unbond(COORDINATOR);
         _bond(COORDINATOR, MIN_BOND);
         assertEq(_pay(PROVIDER, 1), 1, "a number is never used twice");
+    }
+
+    function test_BondGoesWhereItsOwnerSays() external {
+        _bond(COORDINATOR, MIN_BOND);
+        VM.prank(COORDINATOR);
+        settlement.requestUnbond(10);
+        VM.warp(START + EXIT_DELAY);
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadAddress.selector, address(0)));
+        VM.prank(COORDINATOR);
+        settlement.unbond(address(0));
+        VM.expectEmit(true, true, true, true, address(settlement));
+        emit EventsLib.Unbonded(COORDINATOR, COLD, 10);
+        VM.prank(COORDINATOR);
+        settlement.unbond(COLD);
+        assertEq(token.balanceOf(COLD), 10, "cold wallet");
+        assertEq(settlement.coordinatorOf(COORDINATOR).bond, MIN_BOND - 10, "rest");
     }
 
     function _expectTooSmall(uint256 counted) internal {

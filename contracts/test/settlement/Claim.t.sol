@@ -95,7 +95,7 @@ contract ClaimTest is Fixture {
         settlement.requestUnbond(MIN_BOND);
         VM.warp(START + EXIT_DELAY);
         VM.prank(COORDINATOR);
-        settlement.unbond();
+        settlement.unbond(COORDINATOR);
         VM.prank(PROVIDER);
         assertEq(settlement.claim(PROVIDER), 10, "paid");
     }

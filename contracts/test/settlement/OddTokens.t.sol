@@ -4,7 +4,6 @@ pragma solidity ^0.8.37;
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
-import {Settlement} from "../../src/Settlement.sol";
 import {ErrorsLib} from "../../src/libraries/ErrorsLib.sol";
 import {Fixture} from "../Fixture.sol";
 import {VM} from "../Vm.sol";
@@ -16,7 +15,7 @@ contract OddTokensTest is Fixture {
     function setUp() public override {
         super.setUp();
         odd = new OddToken(6);
-        settlement = new Settlement(_config(address(odd)));
+        _deploy(_config(address(odd)));
         address[4] memory parties = [ALICE, BOB, COORDINATOR, PROVIDER];
         for (uint256 i = 0; i < parties.length; ++i) {
             odd.mint(parties[i], 10_000e6);
@@ -54,15 +53,15 @@ contract OddTokensTest is Fixture {
         odd.setReturnsFalse(true);
         _expectFailedOperation();
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
         odd.setReturnsFalse(false);
         VM.prank(ALICE);
-        assertEq(settlement.withdraw(), 100, "the failed try lost nothing");
+        assertEq(settlement.withdraw(ALICE), 100, "the failed try lost nothing");
     }
 
     function test_TokenThatReturnsNothingWorks() external {
         SilentToken silent = new SilentToken();
-        settlement = new Settlement(_config(address(silent)));
+        _deploy(_config(address(silent)));
         silent.mint(ALICE, 100);
         VM.prank(ALICE);
         settlement.deposit(100);
@@ -70,7 +69,7 @@ contract OddTokensTest is Fixture {
         settlement.requestWithdraw(100);
         VM.warp(START + EXIT_DELAY);
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
         assertEq(silent.balanceOf(ALICE), 100, "there and back");
     }
 
@@ -114,9 +113,9 @@ contract OddTokensTest is Fixture {
         bytes[8] memory calls = [
             abi.encodeCall(settlement.deposit, (1)),
             abi.encodeCall(settlement.depositWithPermit, (1, START, 27, 0, 0)),
-            abi.encodeCall(settlement.withdraw, ()),
+            abi.encodeCall(settlement.withdraw, (BOB)),
             abi.encodeCall(settlement.bond, (1)),
-            abi.encodeCall(settlement.unbond, ()),
+            abi.encodeCall(settlement.unbond, (BOB)),
             abi.encodeCall(settlement.stakeVerifier, (MIN_STAKE, COLD, PEER)),
             abi.encodeCall(settlement.unstake, (PROVIDER)),
             abi.encodeCall(settlement.claim, (address(odd)))
@@ -154,7 +153,7 @@ contract OddTokensTest is Fixture {
         settlement.bond(MIN_BOND);
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, 5), _lane(0, 1, 1, 7));
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _one(ALICE), _two(first, second), lanes);
+        settlement.postBatch(DATA, ROOT, _one(ALICE), _two(first, second), lanes);
         VM.warp(START + 2 * EPOCH);
     }
 

@@ -23,7 +23,7 @@ contract PostBatchTest is Fixture {
         address[] memory payees = new address[](3);
         (payees[0], payees[1], payees[2]) = (PROVIDER, VERIFIER, COORDINATOR);
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _two(ALICE, BOB), payees, lanes);
+        settlement.postBatch(DATA, ROOT, _two(ALICE, BOB), payees, lanes);
         assertEq(settlement.requesterOf(ALICE).balance, 85e6, "alice");
         assertEq(settlement.requesterOf(BOB).balance, 30e6 - 1, "bob");
         assertEq(settlement.payeeOf(PROVIDER).cur, 30e6, "provider");
@@ -36,12 +36,12 @@ contract PostBatchTest is Fixture {
         address[] memory requesters = _two(ALICE, BOB);
         address[] memory payees = _one(PROVIDER);
         VM.expectEmit(true, true, true, true, address(settlement));
-        emit EventsLib.BatchPosted(COORDINATOR, 0, uint64(START), DATA, requesters, payees, lanes);
+        emit EventsLib.BatchPosted(COORDINATOR, 0, uint64(START), DATA, ROOT, requesters, payees, lanes);
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, requesters, payees, lanes);
+        settlement.postBatch(DATA, ROOT, requesters, payees, lanes);
         assertEq(
             settlement.batchOf(COORDINATOR, 0),
-            keccak256(abi.encode(uint64(START), DATA, requesters, payees, lanes)),
+            keccak256(abi.encode(uint64(START), DATA, ROOT, requesters, payees, lanes)),
             "commitment"
         );
     }
@@ -59,7 +59,7 @@ contract PostBatchTest is Fixture {
         assertEq(_pay(PROVIDER, 1), 1, "second");
         _bond(STRANGER, MIN_BOND);
         VM.prank(STRANGER);
-        uint64 seq = settlement.postBatch(DATA, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+        uint64 seq = settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
         assertEq(seq, 0, "another coordinator's first");
         assertEq(settlement.coordinatorOf(COORDINATOR).batches, 2, "count");
     }
@@ -67,7 +67,7 @@ contract PostBatchTest is Fixture {
     function test_ListedTwiceIsPaidTwice() external {
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, 10), _lane(1, 1, 1, 20));
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _two(ALICE, ALICE), _two(PROVIDER, PROVIDER), lanes);
+        settlement.postBatch(DATA, ROOT, _two(ALICE, ALICE), _two(PROVIDER, PROVIDER), lanes);
         assertEq(settlement.requesterOf(ALICE).balance, 100e6 - 30, "both debits");
         assertEq(settlement.payeeOf(PROVIDER).cur, 30, "both credits");
     }
@@ -81,7 +81,7 @@ contract PostBatchTest is Fixture {
     function test_LaneOfFreeWorkIsRecorded() external {
         _pay(PROVIDER, 0);
         assertEq(settlement.requesterOf(ALICE).balance, 100e6, "nothing moved");
-        assertTrue(settlement.batchOf(COORDINATOR, 0) != 0, "but the roots are committed");
+        assertTrue(settlement.batchOf(COORDINATOR, 0) != 0, "but the root is committed");
     }
 
     function testFuzz_SumsAreConserved(uint256 salt) external {
@@ -96,7 +96,7 @@ contract PostBatchTest is Fixture {
             );
         }
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _two(ALICE, BOB), _two(PROVIDER, VERIFIER), lanes);
+        settlement.postBatch(DATA, ROOT, _two(ALICE, BOB), _two(PROVIDER, VERIFIER), lanes);
         uint256 left = settlement.requesterOf(ALICE).balance + settlement.requesterOf(BOB).balance;
         uint256 paid = settlement.payeeOf(PROVIDER).cur + settlement.payeeOf(VERIFIER).cur;
         assertEq(left, 150e6 - total, "debits");
@@ -108,7 +108,7 @@ contract PostBatchTest is Fixture {
     function test_RevertWhen_CallerHasNoBond() external {
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BondTooSmall.selector, MIN_BOND, 0));
         VM.prank(STRANGER);
-        settlement.postBatch(DATA, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+        settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
     }
 
     function test_RevertWhen_OneUnitAboveTheEscrow() external {
@@ -125,7 +125,7 @@ contract PostBatchTest is Fixture {
             abi.encodeWithSelector(ErrorsLib.InsufficientBalance.selector, ALICE, 120e6, 100e6)
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _one(ALICE), _two(PROVIDER, VERIFIER), lanes);
+        settlement.postBatch(DATA, ROOT, _one(ALICE), _two(PROVIDER, VERIFIER), lanes);
     }
 
     function test_RevertWhen_SumsWouldWrap() external {
@@ -137,7 +137,7 @@ contract PostBatchTest is Fixture {
             )
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _one(ALICE), _one(PROVIDER), lanes);
+        settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), lanes);
     }
 
     function test_RevertWhen_RequesterHasNoEscrow() external {
@@ -145,7 +145,7 @@ contract PostBatchTest is Fixture {
             abi.encodeWithSelector(ErrorsLib.InsufficientBalance.selector, STRANGER, 1, 0)
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, _one(STRANGER), _one(PROVIDER), _lane(0, 0, 1, 1));
+        settlement.postBatch(DATA, ROOT, _one(STRANGER), _one(PROVIDER), _lane(0, 0, 1, 1));
     }
 
     function test_RevertWhen_AnIndexIsBeyondItsList() external {
@@ -166,7 +166,7 @@ contract PostBatchTest is Fixture {
         bytes memory lane = _lane(0, 0, 1, 1);
         _expectBadLength(0);
         _post(_one(ALICE), _one(PROVIDER), "");
-        _expectBadLength(49);
+        _expectBadLength(17);
         _post(_one(ALICE), _one(PROVIDER), bytes.concat(lane, hex"00"));
     }
 
@@ -177,7 +177,7 @@ contract PostBatchTest is Fixture {
         }
         _post(_one(ALICE), _one(PROVIDER), lanes);
         assertEq(settlement.payeeOf(PROVIDER).cur, 256, "all counted");
-        _expectBadLength(257 * 48);
+        _expectBadLength(257 * 16);
         _post(_one(ALICE), _one(PROVIDER), bytes.concat(lanes, _lane(0, 0, 1, 1)));
     }
 
@@ -199,10 +199,10 @@ contract PostBatchTest is Fixture {
         internal
     {
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, requesters, payees, lanes);
+        settlement.postBatch(DATA, ROOT, requesters, payees, lanes);
     }
 
     function _expectBadLength(uint256 length) internal {
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLanesLength.selector, 48, 256, length));
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLanesLength.selector, 16, 256, length));
     }
 }

@@ -12,8 +12,7 @@ contract SeedsTest is Fixture {
     address internal constant HISTORY = 0x0000F90827F1C53a10cb7A02335B175320002935;
     uint256 internal constant COMMIT_BLOCK = 1000;
     uint256 internal constant SEED_BLOCK = COMMIT_BLOCK + SEED_DELAY;
-    bytes32 internal constant ROOT = keccak256("receipts");
-    bytes internal constant NONCES = "nonces of the requesters";
+        bytes internal constant NONCES = "nonces of the requesters";
     bytes32 internal constant MIX = keccak256("randomness of the seed block");
 
     bytes internal header;
@@ -36,11 +35,10 @@ contract SeedsTest is Fixture {
         VM.prank(COORDINATOR);
         assertEq(settlement.commit(ROOT, keccak256(""), DATA), 1, "second");
         assertEq(settlement.commitCountOf(COORDINATOR), 2, "count");
-        ISeeds.Commitment memory made = settlement.commitmentOf(COORDINATOR, 0);
-        assertEq(made.root, ROOT, "root");
-        assertEq(made.nonceHash, keccak256(NONCES), "nonces");
-        assertEq(made.blockNumber, COMMIT_BLOCK, "block");
-        assertEq(made.seed, 0, "seed");
+        assertEq(
+            settlement.commitmentOf(COORDINATOR, 0), _hash(COMMIT_BLOCK, 0), "one word, no seed yet"
+        );
+        assertEq(settlement.commitmentOf(COORDINATOR, 2), 0, "none");
     }
 
     /* FIX SEED */
@@ -50,10 +48,10 @@ contract SeedsTest is Fixture {
         VM.expectEmit(true, true, true, true, address(settlement));
         emit EventsLib.SeedFixed(COORDINATOR, 0, uint64(SEED_BLOCK), MIX, seed);
         VM.prank(STRANGER);
-        assertEq(settlement.fixSeed(COORDINATOR, 0, header, NONCES), seed, "answer");
-        assertEq(settlement.commitmentOf(COORDINATOR, 0).seed, seed, "stored");
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.SeedAlreadyFixed.selector, seed));
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        assertEq(_fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES), seed, "answer");
+        assertEq(settlement.commitmentOf(COORDINATOR, 0), _hash(COMMIT_BLOCK, seed), "stored");
+        _expectUnknown(COORDINATOR, 0);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
     }
 
     function test_RevertWhen_TheSeedBlockIsNotPast() external {
@@ -63,28 +61,28 @@ contract SeedsTest is Fixture {
                 ErrorsLib.SeedBlockNotReached.selector, SEED_BLOCK + 1, SEED_BLOCK
             )
         );
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
     }
 
     function test_RevertWhen_TheHeaderIsOfAnotherBlock() external {
         bytes memory neighbor = _header(keccak256("a nicer sample"));
         VM.setBlockhash(SEED_BLOCK - 1, keccak256(neighbor));
         _expectWrongHeader(keccak256(header), keccak256(neighbor));
-        settlement.fixSeed(COORDINATOR, 0, neighbor, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, neighbor, NONCES);
     }
 
     function test_BlockhashReaches256BlocksAndHistoryTakesOver() external {
         _mine(SEED_BLOCK + 256, keccak256(header));
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
 
         VM.prank(COORDINATOR);
         settlement.commit(ROOT, keccak256(NONCES), DATA);
         uint256 seedBlock = SEED_BLOCK + 256 + SEED_DELAY;
         VM.roll(seedBlock + 257);
         _expectWrongHeader(0, keccak256(header));
-        settlement.fixSeed(COORDINATOR, 1, header, NONCES);
+        _fix(COORDINATOR, 1, SEED_BLOCK + 256, header, NONCES);
         _etchHistory().set(seedBlock, keccak256(header));
-        settlement.fixSeed(COORDINATOR, 1, header, NONCES);
+        _fix(COORDINATOR, 1, SEED_BLOCK + 256, header, NONCES);
     }
 
     function test_HistoryReaches8191BlocksAndNoFurther() external {
@@ -95,16 +93,16 @@ contract SeedsTest is Fixture {
                 ErrorsLib.SeedBlockTooOld.selector, SEED_BLOCK + 8191, SEED_BLOCK + 8192
             )
         );
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
         VM.roll(SEED_BLOCK + 8191);
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
     }
 
     function test_RevertWhen_HistoryKnowsAnotherHash() external {
         _etchHistory().set(SEED_BLOCK, keccak256("other"));
         VM.roll(SEED_BLOCK + 300);
         _expectWrongHeader(keccak256("other"), keccak256(header));
-        settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
     }
 
     function test_RevertWhen_NoncesAreNotTheCommittedOnes() external {
@@ -113,7 +111,7 @@ contract SeedsTest is Fixture {
                 ErrorsLib.WrongNonces.selector, keccak256(NONCES), keccak256("chosen later")
             )
         );
-        settlement.fixSeed(COORDINATOR, 0, header, "chosen later");
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, "chosen later");
     }
 
     function test_MissingNoncesAreNoVetoAfterTheTimeout() external {
@@ -122,9 +120,9 @@ contract SeedsTest is Fixture {
         VM.expectRevert(
             abi.encodeWithSelector(ErrorsLib.NoncesStillAwaited.selector, earliest, earliest - 1)
         );
-        settlement.fixSeed(COORDINATOR, 0, header, "");
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, "");
         _mine(earliest, keccak256(header));
-        bytes32 seed = settlement.fixSeed(COORDINATOR, 0, header, "");
+        bytes32 seed = _fix(COORDINATOR, 0, COMMIT_BLOCK, header, "");
         assertEq(seed, _expectedSeed(keccak256("")), "seed of no nonces");
     }
 
@@ -135,7 +133,7 @@ contract SeedsTest is Fixture {
                 ErrorsLib.WrongNonces.selector, keccak256(NONCES), keccak256("x")
             )
         );
-        settlement.fixSeed(COORDINATOR, 0, header, "x");
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, header, "x");
     }
 
     function test_CommitterMayPromiseNoNonces() external {
@@ -144,27 +142,26 @@ contract SeedsTest is Fixture {
         uint256 seedBlock = SEED_BLOCK + 1 + SEED_DELAY;
         VM.roll(seedBlock + 1);
         VM.setBlockhash(seedBlock, keccak256(header));
-        assertTrue(settlement.fixSeed(STRANGER, 0, header, "") != 0, "seed");
+        ISeeds.Commitment memory made = _made(SEED_BLOCK + 1, keccak256(""));
+        assertTrue(settlement.fixSeed(STRANGER, 0, made, header, "") != 0, "seed");
     }
 
     function test_RevertWhen_ThereIsNoCommitment() external {
-        VM.expectRevert(
-            abi.encodeWithSelector(ErrorsLib.UnknownCommitment.selector, COORDINATOR, 1)
-        );
-        settlement.fixSeed(COORDINATOR, 1, header, NONCES);
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.UnknownCommitment.selector, STRANGER, 0));
-        settlement.fixSeed(STRANGER, 0, header, NONCES);
+        _expectUnknown(COORDINATOR, 1);
+        _fix(COORDINATOR, 1, COMMIT_BLOCK, header, NONCES);
+        _expectUnknown(STRANGER, 0);
+        _fix(STRANGER, 0, COMMIT_BLOCK, header, NONCES);
     }
 
     function test_RevertWhen_ABlockHashIsOfNoHeader() external {
         bytes memory junk = "junk";
         VM.setBlockhash(SEED_BLOCK, keccak256(junk));
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadHeader.selector));
-        settlement.fixSeed(COORDINATOR, 0, junk, NONCES);
+        _fix(COORDINATOR, 0, COMMIT_BLOCK, junk, NONCES);
     }
 
     function test_SeedsDifferByCommitterNumberAndChain() external {
-        bytes32 first = settlement.fixSeed(COORDINATOR, 0, header, NONCES);
+        bytes32 first = _fix(COORDINATOR, 0, COMMIT_BLOCK, header, NONCES);
         VM.roll(COMMIT_BLOCK);
         VM.prank(STRANGER);
         settlement.commit(ROOT, keccak256(NONCES), DATA);
@@ -173,15 +170,59 @@ contract SeedsTest is Fixture {
         VM.prank(BOB);
         settlement.commit(ROOT, keccak256(NONCES), DATA);
         _mine(SEED_BLOCK + 1, keccak256(header));
-        bytes32 second = settlement.fixSeed(COORDINATOR, 1, header, NONCES);
-        bytes32 third = settlement.fixSeed(STRANGER, 0, header, NONCES);
+        bytes32 second = _fix(COORDINATOR, 1, COMMIT_BLOCK, header, NONCES);
+        bytes32 third = _fix(STRANGER, 0, COMMIT_BLOCK, header, NONCES);
         VM.chainId(5);
-        bytes32 fourth = settlement.fixSeed(BOB, 0, header, NONCES);
+        bytes32 fourth = _fix(BOB, 0, COMMIT_BLOCK, header, NONCES);
         assertTrue(first != second && first != third && second != third, "committer and number");
         assertTrue(fourth != first && fourth != third, "chain");
     }
 
+    function test_RevertWhen_AFieldIsNotAsCommitted() external {
+        for (uint256 field = 0; field < 4; ++field) {
+            ISeeds.Commitment memory changed = _made(COMMIT_BLOCK, keccak256(NONCES));
+            if (field == 0) changed.root = keccak256("a nicer root");
+            if (field == 1) changed.nonceHash = keccak256("");
+            if (field == 2) changed.dataHash = keccak256("other leaves");
+            // An earlier block would let the committer choose among seeds.
+            if (field == 3) --changed.blockNumber;
+            _expectUnknown(COORDINATOR, 0);
+            settlement.fixSeed(COORDINATOR, 0, changed, header, NONCES);
+        }
+    }
+
     /* INTERNAL */
+
+    function _made(uint256 blockNumber, bytes32 nonceHash)
+        internal
+        pure
+        returns (ISeeds.Commitment memory)
+    {
+        return ISeeds.Commitment({
+            root: ROOT, nonceHash: nonceHash, dataHash: DATA, blockNumber: uint64(blockNumber)
+        });
+    }
+
+    function _fix(
+        address committer,
+        uint64 seq,
+        uint256 blockNumber,
+        bytes memory headerRLP,
+        bytes memory nonces
+    ) internal returns (bytes32) {
+        ISeeds.Commitment memory commitment = _made(blockNumber, keccak256(NONCES));
+        return settlement.fixSeed(committer, seq, commitment, headerRLP, nonces);
+    }
+
+    function _hash(uint256 blockNumber, bytes32 seed) internal pure returns (bytes32) {
+        return keccak256(abi.encode(ROOT, keccak256(NONCES), DATA, blockNumber, seed));
+    }
+
+    function _expectUnknown(address committer, uint64 seq) internal {
+        VM.expectRevert(
+            abi.encodeWithSelector(ErrorsLib.UnknownCommitment.selector, committer, seq)
+        );
+    }
 
     function _mine(uint256 number, bytes32 seedBlockHash) internal {
         VM.roll(number);

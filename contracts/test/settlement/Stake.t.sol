@@ -43,6 +43,73 @@ contract StakeTest is Fixture {
         assertEq(record.peerIdHash, keccak256("new peer"), "peer");
     }
 
+    /* SENIORITY */
+
+    function test_ComingBackAfterLeavingStartsTheAgeAgain() external {
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE);
+        VM.prank(PROVIDER);
+        settlement.requestUnstake(PROVIDER, MIN_STAKE);
+        VM.warp(START + EXIT_DELAY);
+        VM.prank(PROVIDER);
+        settlement.unstake(PROVIDER);
+        VM.warp(START + EXIT_DELAY + 5);
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE);
+        assertEq(settlement.operatorOf(PROVIDER).stakedAt, START + EXIT_DELAY + 5, "age");
+    }
+
+    function test_StakeOnItsWayOutCountsForNoAge() external {
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE + 1);
+        VM.prank(PROVIDER);
+        settlement.requestUnstake(PROVIDER, 1);
+        VM.warp(START + 10);
+        _stakeProvider(PROVIDER, COLD, 1);
+        assertEq(settlement.operatorOf(PROVIDER).stakedAt, START, "the minimum was there");
+        VM.prank(PROVIDER);
+        settlement.requestUnstake(PROVIDER, MIN_STAKE + 2);
+        VM.warp(START + 20);
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE);
+        assertEq(settlement.operatorOf(PROVIDER).stakedAt, START + 20, "nothing of it counted");
+    }
+
+    function test_ToppingUpWhatASlashLeftStartsTheAgeAgain() external {
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE);
+        VM.prank(address(disputes));
+        settlement.take(ISettlement.Pocket.STAKE, PROVIDER, 1, 0);
+        VM.warp(START + 10);
+        _stakeProvider(PROVIDER, COLD, 1);
+        assertEq(settlement.operatorOf(PROVIDER).stakedAt, START + 10, "age");
+    }
+
+    /* LIST OF VERIFIERS */
+
+    function test_VerifiersAreListedOnceInTheOrderOfTheirFirstStakes() external {
+        _stakeVerifier(VERIFIER, MIN_STAKE);
+        VM.warp(START + 7);
+        _stakeVerifier(BOB, MIN_STAKE);
+        _stakeVerifier(VERIFIER, 1);
+        _stakeProvider(PROVIDER, COLD, MIN_STAKE);
+        assertEq(settlement.verifierCount(), 2, "providers and top-ups are not listed");
+        (address operator, uint64 listedAt) = settlement.verifierAt(0);
+        assertEq(operator, VERIFIER, "first");
+        assertEq(listedAt, START, "since");
+        (operator, listedAt) = settlement.verifierAt(1);
+        assertEq(operator, BOB, "second");
+        assertEq(listedAt, START + 7, "since");
+    }
+
+    function test_AVerifierThatComesBackIsNotListedAgain() external {
+        _stakeVerifier(VERIFIER, MIN_STAKE);
+        VM.prank(VERIFIER);
+        settlement.requestUnstake(VERIFIER, MIN_STAKE);
+        VM.warp(START + EXIT_DELAY);
+        VM.prank(VERIFIER);
+        settlement.unstake(VERIFIER);
+        _stakeVerifier(VERIFIER, MIN_STAKE);
+        assertEq(settlement.verifierCount(), 1, "its chance to be drawn does not grow");
+    }
+
+    /* WHAT IS REFUSED */
+
     function test_RevertWhen_StakeIsBelowTheMinimum() external {
         _fund(PROVIDER, MIN_STAKE);
         VM.expectRevert(
@@ -55,7 +122,7 @@ contract StakeTest is Fixture {
     function test_RevertWhen_OneKeyWantsBothRoles() external {
         _stakeProvider(PROVIDER, COLD, MIN_STAKE);
         _fund(PROVIDER, MIN_STAKE);
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.WrongRole.selector, 1, 2));
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.WrongRole.selector, 2, 1));
         VM.prank(PROVIDER);
         settlement.stakeVerifier(MIN_STAKE, COLD, PEER);
     }
@@ -172,6 +239,12 @@ contract StakeTest is Fixture {
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadAddress.selector, address(0)));
         VM.prank(PROVIDER);
         settlement.changePayout(PROVIDER, address(0));
+    }
+
+    function _stakeVerifier(address account, uint256 amount) internal {
+        _fund(account, amount);
+        VM.prank(account);
+        settlement.stakeVerifier(amount, COLD, PEER);
     }
 
     function _expectNotAuthorized(address expected, address actual) internal {

@@ -17,9 +17,9 @@ contract WithdrawTest is Fixture {
         _request(100e6);
         VM.warp(START + EXIT_DELAY);
         VM.expectEmit(true, true, true, true, address(settlement));
-        emit EventsLib.Withdrawn(ALICE, 100e6);
+        emit EventsLib.Withdrawn(ALICE, ALICE, 100e6);
         VM.prank(ALICE);
-        assertEq(settlement.withdraw(), 100e6, "paid");
+        assertEq(settlement.withdraw(ALICE), 100e6, "paid");
         assertEq(token.balanceOf(ALICE), 100e6, "wallet");
         assertEq(settlement.requesterOf(ALICE).balance, 0, "escrow");
     }
@@ -29,7 +29,7 @@ contract WithdrawTest is Fixture {
         VM.warp(START + EXIT_DELAY - 1);
         _expectLocked(START + EXIT_DELAY, START + EXIT_DELAY - 1);
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
     }
 
     function test_BatchesOutrankTheExit() external {
@@ -37,14 +37,14 @@ contract WithdrawTest is Fixture {
         VM.warp(START + EXIT_DELAY);
         _pay(PROVIDER, 70e6);
         VM.prank(ALICE);
-        assertEq(settlement.withdraw(), 30e6, "what batches left");
+        assertEq(settlement.withdraw(ALICE), 30e6, "what batches left");
     }
 
     function test_PartialExitLeavesTheRest() external {
         _request(40e6);
         VM.warp(START + EXIT_DELAY);
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
         assertEq(settlement.requesterOf(ALICE).balance, 60e6, "rest");
     }
 
@@ -52,10 +52,10 @@ contract WithdrawTest is Fixture {
         _request(40e6);
         VM.warp(START + EXIT_DELAY);
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.NothingRequested.selector, ALICE));
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
     }
 
     function test_RevertWhen_BatchesSpentAll() external {
@@ -64,7 +64,7 @@ contract WithdrawTest is Fixture {
         _pay(PROVIDER, 100e6);
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.NothingRequested.selector, ALICE));
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
     }
 
     function test_NewRequestReplacesAndRestartsTheClock() external {
@@ -73,10 +73,10 @@ contract WithdrawTest is Fixture {
         _request(20e6);
         _expectLocked(START + 2 * EXIT_DELAY, START + EXIT_DELAY);
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
         VM.warp(START + 2 * EXIT_DELAY);
         VM.prank(ALICE);
-        assertEq(settlement.withdraw(), 20e6, "only the last request counts");
+        assertEq(settlement.withdraw(ALICE), 20e6, "only the last request counts");
     }
 
     function test_RequestOfZeroCancels() external {
@@ -85,7 +85,7 @@ contract WithdrawTest is Fixture {
         VM.warp(START + EXIT_DELAY);
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.NothingRequested.selector, ALICE));
         VM.prank(ALICE);
-        settlement.withdraw();
+        settlement.withdraw(ALICE);
     }
 
     function test_RevertWhen_MoreIsAskedThanThere() external {
@@ -102,7 +102,26 @@ contract WithdrawTest is Fixture {
         _pay(PROVIDER, 100e6);
         _deposit(ALICE, 50e6);
         VM.prank(ALICE);
-        assertEq(settlement.withdraw(), 50e6, "never more than asked, never more than there");
+        assertEq(settlement.withdraw(ALICE), 50e6, "never more than asked, never more than there");
+    }
+
+    function test_EscrowGoesWhereItsOwnerSays() external {
+        _request(10);
+        VM.warp(START + EXIT_DELAY);
+        address[2] memory unusable = [address(0), address(settlement)];
+        for (uint256 i = 0; i < unusable.length; ++i) {
+            VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadAddress.selector, unusable[i]));
+            VM.prank(ALICE);
+            settlement.withdraw(unusable[i]);
+        }
+        VM.expectEmit(true, true, true, true, address(settlement));
+        emit EventsLib.Withdrawn(ALICE, COLD, 10);
+        VM.prank(ALICE);
+        settlement.withdraw(COLD);
+        assertEq(token.balanceOf(COLD), 10, "cold wallet");
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.NothingRequested.selector, STRANGER));
+        VM.prank(STRANGER);
+        settlement.withdraw(STRANGER);
     }
 
     function _request(uint256 amount) internal {
