@@ -220,7 +220,8 @@ abstract contract Records is IDisputes, Judge {
         if (lane.aside > place.laneAmount) {
             revert ErrorsLib.LaneExceeded(place.laneAmount, lane.aside);
         }
-        _take(ISettlement.Pocket.CREDIT, place.payee, price, place.postedAt);
+        // Also when it is nothing: unpaid work is too old to be disputed when paid work is.
+        _SETTLEMENT.take(ISettlement.Pocket.CREDIT, place.payee, price, place.postedAt);
     }
 
     /* INTERNAL: LANES */
