@@ -2,7 +2,7 @@
 What the chain says when it says no, as errors of this house.
 
 A contract's custom error comes as four bytes and packed arguments; it leaves here as a
-`ContractRefused` that holds the error's name and named values, for whoever words it for people.
+`ContractRefused` in the words of `gpumarket/protocol/refusals.py`, with its name and values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from web3.exceptions import ContractCustomError, ContractLogicError, Web3Excepti
 
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError
 from gpumarket.protocol.ids import format_hex
+from gpumarket.protocol.refusals import explain_refusal
 from gpumarket.protocol.signing import keccak256
 
 TEXT_MAX = 300
@@ -48,8 +49,15 @@ class ContractRefusal:
 class ContractRefused(BrokenPrecondition):
     """The contract refuses this call with an error of its own: do not retry as it is."""
 
-    def __init__(self, refusal: ContractRefusal, **facts: Any) -> None:
-        super().__init__(f"the contract refuses: {refusal.describe()[:TEXT_MAX]}", **facts)
+    def __init__(self, refusal: ContractRefusal, *, money: str) -> None:
+        said = refusal.describe()[:TEXT_MAX]
+        words = explain_refusal(refusal.name, refusal.args)
+        if words is None:
+            super().__init__(f"the contract refuses: {said}", money=money)
+        else:
+            why = f"{words.why} ({said})" if words.why else said
+            message = f"the contract refuses: {words.text}"
+            super().__init__(message, code=words.code, why=why, money=money, hints=words.hints)
         self.refusal = refusal
 
 
@@ -127,7 +135,7 @@ def translate_error(
     data = error.data if isinstance(error.data, str) else ""
     refusal = decode_refusal(data, errors)
     if refusal is not None:
-        return ContractRefused(refusal, why=f"revert data {data[:TEXT_MAX]}", money=money)
+        return ContractRefused(refusal, money=money)
     # An error that no known contract has: its selector; else web3 has put the words together.
     said = data[:10] if isinstance(error, ContractCustomError) else str(error.message)[:TEXT_MAX]
     return BrokenPrecondition(

@@ -107,6 +107,11 @@ a signature is missing or wrong
 The request needs the signature of the account it speaks for.
 gpumarket wallet list
 gpumarket config show --origin""",
+    """GM-1205 409 CONFLICT requester final
+the order binds longer than its escrow is sure to last
+A requester can take its escrow back after the exit delay; an order must end before, with time left
+for disputes, or it could be left unpaid.
+gpumarket job run FILE    (plans and signs again)""",
     """GM-1301 400 INVALID_FILE requester final
 the configuration file cannot be read
 It does not exist or is not TOML.
@@ -202,6 +207,11 @@ send the account some of the chain's own coin""",
 the money is not free
 It is locked for running jobs, or a withdrawal has not matured.
 gpumarket wallet balance""",
+    """GM-3014 402 NO_MONEY coordinator final
+the coordinator's bond is too small
+Without the full bond a coordinator may post no batch, so nobody should work for it.
+choose another coordinator
+gpumarket explain GM-3014""",
     """GM-3020 409 CONFLICT requester final
 wrong network
 The coordinator, the RPC and the configuration must mean one chain; they do not.
@@ -214,6 +224,51 @@ gpumarket config show --origin""",
 test keys are for the devnet only
 The private key of this account is public; on a real chain anybody could take its money.
 gpumarket wallet new""",
+    """GM-3030 409 CONFLICT requester final
+the evidence does not show it
+Something in the evidence is missing, altered, or about another payment than the one named.
+build the evidence again from the batch's document
+gpumarket audit verify PROOF""",
+    """GM-3031 403 NOT_ALLOWED requester final
+not the signature that is needed
+A signature is by another key, over other words, for another chain, or malformed.
+sign again with the key named in the message""",
+    """GM-3032 409 CONFLICT requester final
+too late
+The time in which the contract takes this call is over; later calls may still be open.
+gpumarket wallet balance""",
+    """GM-3033 409 CONFLICT requester retry
+too early
+The contract takes this call from the time or block named in the message on.
+run the command again then""",
+    """GM-3034 409 CONFLICT chain final
+it is done already
+There is nothing open that this call could change; somebody else may have been faster.
+read the chain again""",
+    """GM-3035 409 CONFLICT requester final
+not the next step of the case
+A case is drawn, decided, appealed or raised, and closed; this call is for another step.
+read the case again""",
+    """GM-3036 402 NO_MONEY provider final
+too little at stake
+Bond and stake must be at least what the contract says, without what is being taken out.
+stake or bond more""",
+    """GM-3037 403 NOT_ALLOWED requester final
+not for this account
+Only another account, or one registered in another role, may do this.
+use the account named in the message""",
+    """GM-3038 502 MARKET_FAILED chain final
+the token does not do what a token should
+The token refused to move, moved another amount, or froze an account.
+gpumarket wallet balance""",
+    """GM-3039 409 CONFLICT coordinator final
+the batch is malformed
+The coordinator put together a batch that the contract cannot add up.
+report it: an honest coordinator never posts this""",
+    """GM-3040 400 USAGE requester final
+a value that the contract does not take
+An amount, address or parameter is outside what the contract allows.
+look at the value named in the message""",
     """GM-3055 409 CONFLICT chain final
 the contract refuses this call
 In its present state the contract will refuse this call every time.
