@@ -109,8 +109,7 @@ gpumarket wallet list
 gpumarket config show --origin""",
     """GM-1205 409 CONFLICT requester final
 the order binds longer than its escrow is sure to last
-A requester can take its escrow back after the exit delay; an order must end before, with time left
-for disputes, or it could be left unpaid.
+Escrow can be taken back after the exit delay; an order that ends later could be left unpaid.
 gpumarket job run FILE    (plans and signs again)""",
     """GM-1301 400 INVALID_FILE requester final
 the configuration file cannot be read
@@ -180,7 +179,7 @@ use another RPC endpoint, for old blocks an archive node""",
 a transaction was not mined in time
 The transaction was sent, and sent again for more, but no block has it yet; it may still come, once.
 gpumarket wallet balance
-run the command again: it takes the place of what waits, and nothing happens twice""",
+look whether it came before running the command again; what still waits is then replaced""",
     """GM-3004 502 MARKET_FAILED chain retry
 the chain's node refuses a transaction
 The node would not take the transaction for a reason of its own; no block has seen it.
