@@ -226,5 +226,8 @@ def _build_levels(leaves: Sequence[tuple[Hash32, int]]) -> list[list[tuple[Hash3
 
 
 def _join(left: tuple[Hash32, int], right: tuple[Hash32, int]) -> tuple[Hash32, int]:
-    packed = left[0] + left[1].to_bytes(8, "big") + right[0] + right[1].to_bytes(8, "big")
+    # A sum that passed 64 bits is hashed cut and kept whole, so it never equals an amount again.
+    packed = b"".join(
+        name + (amount & _AMOUNT_MAX).to_bytes(8, "big") for name, amount in (left, right)
+    )
     return keccak256(_NODE_TAG + packed), left[1] + right[1]
