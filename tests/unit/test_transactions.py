@@ -139,13 +139,13 @@ def test_a_receipt_of_a_branch_that_was_left_is_none(is_canonical: bool) -> None
 ABI: list[dict[str, Any]] = [
     {
         "type": "error",
-        "name": "InsufficientBalance",
+        "name": "OddAccount",
         "inputs": [{"name": "account", "type": "address"}, {"name": "needed", "type": "uint256"}],
     },
     {"type": "error", "name": "BadHeader", "inputs": []},
 ]
 ERRORS = index_errors(ABI)
-SELECTOR = next(key for key, entry in ERRORS.items() if entry["name"] == "InsufficientBalance")
+SELECTOR = next(key for key, entry in ERRORS.items() if entry["name"] == "OddAccount")
 DATA = SELECTOR + "00" * 12 + "aa" * 20 + f"{7:064x}"
 
 
@@ -156,9 +156,9 @@ def translate(error: Exception) -> Exception:
 def test_a_custom_error_keeps_its_name_and_values() -> None:
     refused = translate(ContractCustomError(DATA, data=DATA))
     assert isinstance(refused, ContractRefused)
-    assert refused.refusal.name == "InsufficientBalance"
+    assert refused.refusal.name == "OddAccount"
     assert refused.refusal.args == {"account": b"\xaa" * 20, "needed": 7}
-    assert f"InsufficientBalance(account=0x{'aa' * 20}, needed=7)" in refused.message
+    assert f"OddAccount(account=0x{'aa' * 20}, needed=7)" in refused.message
 
 
 @pytest.mark.parametrize("data", ["0x", "0x12345678", DATA[:40], SELECTOR + "zz"])
