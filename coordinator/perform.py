@@ -31,6 +31,7 @@ from gpumarket.protocol.errors import (
 )
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address
+from gpumarket.protocol.lease import make_assignment
 from gpumarket.protocol.messages import LeaseProposed, Message
 from gpumarket.protocol.signing import Domain, keccak256
 
@@ -98,8 +99,12 @@ async def perform(effect: effects.Effect, world: World) -> None:
 
 
 async def _propose_lease(effect: effects.ProposeLease, world: World) -> None:
-    lease = world.identity.key.sign(effect.lease, world.domain).as_signed()
-    await world.hall.send(effect.lease.provider, LeaseProposed(lease=lease))
+    key, domain = world.identity.key, world.domain
+    proposed = LeaseProposed(
+        lease=key.sign(effect.lease, domain).as_signed(),
+        assignment=key.sign(make_assignment(effect.lease), domain).as_signed(),
+    )
+    await world.hall.send(effect.lease.provider, proposed)
 
 
 async def _commit_epoch(effect: effects.CommitEpoch, world: World) -> None:

@@ -14,6 +14,7 @@ from coordinator.core.decide import CoordinatorState
 from coordinator.core.lifecycle import JobState
 from coordinator.core.settings import Settings
 from coordinator.perform import World, perform
+from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
 from gpumarket.adapters.first_blocks import FirstBlocks
@@ -41,15 +42,13 @@ async def serve(config: CoordinatorConfig, log: Log) -> None:
     """Run the coordinator until cancelled."""
     async with open_equipment(config.role, log) as equipment:
         rules = await equipment.chain.read_rules()
-        await Service(config, equipment, seed_delay_blocks=rules.seed_delay_blocks).run()
+        await Service(config, equipment, rules).run()
 
 
 class Service:
     """Joins the parts: what members and requesters say becomes events, effects become deeds."""
 
-    def __init__(
-        self, config: CoordinatorConfig, equipment: Equipment, *, seed_delay_blocks: int
-    ) -> None:
+    def __init__(self, config: CoordinatorConfig, equipment: Equipment, rules: Rules) -> None:
         self._config = config
         self._equipment = equipment
         self._clock = SystemClock()
@@ -64,7 +63,7 @@ class Service:
             identity=identity,
             domain=domain,
             chain=equipment.chain,
-            seed_delay_blocks=seed_delay_blocks,
+            seed_delay_blocks=rules.seed_delay_blocks,
             content=equipment.content,
             hall=self._hall,
             post=self._post,
@@ -73,7 +72,7 @@ class Service:
             first_blocks=self._first_blocks,
         )
         self._runtime: Runtime[events.Event, effects.Effect] = Runtime(
-            state=CoordinatorState(settings=_make_settings(config, equipment)),
+            state=CoordinatorState(settings=_make_settings(config, equipment, rules)),
             event_type=events.EVENT,
             journal=equipment.journal,
             perform=partial(perform, world=world),
@@ -213,7 +212,7 @@ class _Gauges:
             self._refused.labels(code=code).set(count)
 
 
-def _make_settings(config: CoordinatorConfig, equipment: Equipment) -> Settings:
+def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules) -> Settings:
     patience = config.coordinator
     return Settings(
         domain=equipment.domain,
@@ -222,6 +221,7 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment) -> Settings:
         grace_seconds=patience.lost_after_seconds,
         epoch_seconds=patience.epoch_seconds_max,
         epoch_receipts_max=patience.epoch_receipts_max,
+        order_lifetime_seconds=rules.order_lifetime,
         settle_interval_seconds=patience.settle_interval_seconds,
         settle_jobs_max=patience.settle_jobs_max,
     )

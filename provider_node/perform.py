@@ -16,17 +16,18 @@ from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.protocol.catalog import find_fault
-from gpumarket.protocol.errors import ContentError, GpuMarketError, SandboxError
+from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.ids import Address, Hash32, make_job_id
 from gpumarket.protocol.lease import Fault, LeaseOffer, Reason
 from gpumarket.protocol.messages import Message, ResultsOpened, RootSigned
 from gpumarket.protocol.signing import Domain
-from gpumarket.protocol.units import MS_PER_SECOND, format_size
+from gpumarket.protocol.units import MS_PER_SECOND, Amount, format_size
 from provider_node.cheat import Forger
 from provider_node.core.effects import (
     CleanUp,
     Effect,
     PrepareUnit,
+    ReadFunds,
     RunUnit,
     SendMessage,
     SignOpenings,
@@ -38,6 +39,8 @@ from provider_node.core.effects import (
 from provider_node.core.events import (
     AttemptFailed,
     Event,
+    FundsSeen,
+    FundsUnknown,
     OutputStored,
     ReceiptSigned,
     UnitPrepared,
@@ -63,6 +66,16 @@ class Link(Protocol):
         """Sign and queue a message; False where there is no session."""
 
 
+class Bank(Protocol):
+    """What is needed of the chain before a lease is taken."""
+
+    async def read_escrow(self, requester: Address) -> Amount:
+        """Return a requester's escrow without what it has asked back."""
+
+    async def read_bond(self, coordinator: Address) -> Amount:
+        """Return a coordinator's bond without what is being unbonded."""
+
+
 @dataclass(slots=True)
 class _Task:
     """What goes on for a lease right now."""
@@ -73,12 +86,13 @@ class _Task:
 
 @dataclass(slots=True)
 class World:
-    """Everything outside: keys, sandbox, content, coordinators, the time."""
+    """Everything outside: keys, sandbox, content, coordinators, the chain, the time."""
 
     identity: Identity
     domain: Domain
     runner: UnitRunner
     link: Link
+    bank: Bank
     post: Callable[[Event], Awaitable[None]]
     clock: SystemClock
     log: Log
@@ -93,6 +107,8 @@ async def perform(effect: Effect, world: World) -> None:
     match effect:
         case SendMessage(coordinator=coordinator, message=message):
             await world.link.send(coordinator, message)
+        case ReadFunds():
+            await _read_funds(effect, world)
         case PrepareUnit(lease=lease):
             await _work(world, lease.lease_id, "fetch", lambda: _prepare(lease, world))
         case RunUnit(lease=lease):
@@ -110,6 +126,30 @@ async def perform(effect: Effect, world: World) -> None:
             await _stop(lease_id, world)
         case CleanUp():
             await _clean_up(effect, world)
+
+
+async def _read_funds(effect: ReadFunds, world: World) -> None:
+    requester, coordinator = effect.requester, effect.coordinator
+    try:
+        escrow = await world.bank.read_escrow(requester)
+        bond = await world.bank.read_bond(coordinator)
+    except ChainError as error:
+        world.log.warn("an escrow could not be read", requester=requester, reason=error.message)
+        await world.post(
+            FundsUnknown(
+                at=world.clock.now(), requester=requester, coordinator=coordinator, code=error.code
+            )
+        )
+        return
+    await world.post(
+        FundsSeen(
+            at=world.clock.now(),
+            requester=requester,
+            coordinator=coordinator,
+            escrow=escrow,
+            bond=bond,
+        )
+    )
 
 
 async def _work(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trio
 
+from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
 from gpumarket.adapters.gpus import (
@@ -74,15 +75,16 @@ async def serve(config: ProviderConfig, log: Log) -> None:
             removed = await sandbox.remove_leftovers()
             facts = await sandbox.probe(_RUNTIMES[config.provider.isolation])
             log.info("sandbox tried", engine=facts.engine_version, leftovers_removed=removed)
-            service = Service(config, equipment, sandbox)
+            rules = await equipment.chain.read_rules()
+            service = Service(config, equipment, sandbox, rules)
             async with sandbox.tidying():
                 await service.run()
         finally:
             sandbox.close()
 
 
-def make_terms(config: ProviderConfig, provider: Address) -> Terms:
-    """Put together what this machine and its configuration offer."""
+def make_terms(config: ProviderConfig, provider: Address, rules: Rules) -> Terms:
+    """Put together what this machine, its configuration and the chain's rules allow."""
     settings = config.provider
     processor = read_processor()
     devices = make_simulated_devices(settings.simulate) or detect_devices(processor)
@@ -98,6 +100,8 @@ def make_terms(config: ProviderConfig, provider: Address) -> Terms:
         isolation=settings.isolation,
         repro_class=compute_repro_class(processor, devices),
         price_per_device_hour=parse_money(settings.price_per_device_hour),
+        order_lifetime_seconds=rules.order_lifetime,
+        bond_min=rules.min_bond,
     )
 
 
@@ -115,13 +119,17 @@ class Service:
     """Joins the parts: what coordinators say becomes events, effects become deeds."""
 
     def __init__(
-        self, config: ProviderConfig, equipment: Equipment, sandbox: DockerSandbox
+        self,
+        config: ProviderConfig,
+        equipment: Equipment,
+        sandbox: DockerSandbox,
+        rules: Rules,
     ) -> None:
         self._config = config
         self._equipment = equipment
         self._clock = SystemClock()
         self._sequence = 0
-        self._terms = make_terms(config, equipment.identity.address)
+        self._terms = make_terms(config, equipment.identity.address, rules)
         identity, domain = equipment.identity, equipment.domain
         self._node = NodeAddress(
             peer_id=equipment.network.peer_id,
@@ -142,6 +150,7 @@ class Service:
             domain=domain,
             runner=self._runner,
             link=self._link,
+            bank=equipment.chain,
             post=self._post,
             clock=self._clock,
             log=equipment.log,

@@ -76,6 +76,7 @@ class Desk:
             "coordinator": format_hex(settings.coordinator),
             "content_peers": list(self.content_peers),
             "fee": show_money(settings.fee),
+            "order_lifetime": settings.order_lifetime_seconds,
             "devnet": settings.domain.chain_id == DEVNET_CHAIN_ID,
             "members": {
                 "providers": len(online),

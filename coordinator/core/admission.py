@@ -169,6 +169,13 @@ def _check_bounds(state: State, order: Order, spec: JobSpec, *, now: Timestamp) 
             why=f"a job is cut off {settings.settle_margin_seconds} s before settleBy",
             money=_NOTHING_CHARGED,
         )
+    if order.expiry > now + settings.order_lifetime_seconds:
+        raise InvalidInput(
+            "the order binds longer than its escrow is sure to last",
+            code="GM-1205",
+            why=f"its expiry may be {settings.order_lifetime_seconds} s from now at most",
+            money=_NOTHING_CHARGED,
+        )
     if order.max_fee < settings.fee:
         raise InvalidInput(
             "the order pays less than the coordinator's fee",

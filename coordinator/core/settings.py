@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_attempts_max: int = 3
     retry_seconds: int = 10
     """How long to wait before a chain call or a fetch is tried again."""
+    order_lifetime_seconds: int = 8 * 86_400
+    """From now to an order's expiry at most: what escrow is sure to outlast on this chain."""
     settle_margin_seconds: int = 120
     """How long before `settleBy` a job is cut off and settled as it stands."""
     post_margin_seconds: int = 30

@@ -26,6 +26,8 @@ SETTLE_SECONDS: Final = 86_400
 EXPIRY_SECONDS: Final = 7 * 86_400
 """From `settle_by` to the end of the order: time to settle by other means."""
 LIFETIME_SECONDS_MAX: Final = 90 * 86_400
+CLOCK_SECONDS: Final = 60
+"""How far our clock may be ahead of a provider's, which refuses an order that ends too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Market:
     fee: Amount
     version: str
     is_devnet: bool
+    order_lifetime: int = 0
+    """Seconds that escrow is sure to outlast from now on; 0 where the coordinator does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ def read_market(info: Mapping[str, Any]) -> Market:
             fee=read_amount(info.get("fee")),
             version=str(info.get("version", "")),
             is_devnet=bool(info.get("devnet", False)),
+            order_lifetime=int(info.get("order_lifetime", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
@@ -172,7 +177,7 @@ def make_order(plan: Plan, *, requester: Address, now: Timestamp) -> Order:
     limits = plan.spec.limits
     rounds = plan.spec.units * (1 + plan.spec.retry.attempts_max)
     work = min(limits.queue_seconds + limits.run_seconds * rounds, LIFETIME_SECONDS_MAX)
-    settle_by = now + work + SETTLE_SECONDS
+    settle_by, expiry = _choose_times(now, work, plan.market.order_lifetime)
     return Order(
         requester=requester,
         coordinator=plan.market.coordinator,
@@ -184,9 +189,20 @@ def make_order(plan: Plan, *, requester: Address, now: Timestamp) -> Order:
         max_check_price=plan.prices.max_check_price,
         max_fee=plan.prices.max_fee,
         settle_by=settle_by,
-        expiry=settle_by + EXPIRY_SECONDS,
+        expiry=expiry,
         nonce=secrets.token_bytes(32),
     )
+
+
+def _choose_times(now: Timestamp, work: int, lifetime: int) -> tuple[int, int]:
+    """Return `settle_by` and expiry: as late as is useful, but never later than escrow is sure."""
+    settle_by = now + work + SETTLE_SECONDS
+    expiry = settle_by + EXPIRY_SECONDS
+    if lifetime <= CLOCK_SECONDS:
+        return settle_by, expiry
+    expiry = min(expiry, now + lifetime - CLOCK_SECONDS)
+    # A quarter of it for a provider that the coordinator leaves out.
+    return min(settle_by, expiry - min(EXPIRY_SECONDS, lifetime // 4)), expiry
 
 
 def sign_order(order: Order, *, key: PrivateKey, domain: Domain) -> Signed[Order]:

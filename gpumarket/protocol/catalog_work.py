@@ -203,6 +203,11 @@ gpumarket doctor""",
 there is nothing at this address
 The coordinator does not know this path.
 gpumarket version""",
+    """GM-8006 403 MARKET_FAILED coordinator final
+the coordinator was caught
+The chain holds proof that this coordinator posted a payment it could not justify.
+gpumarket wallet withdraw AMOUNT    (asks for the escrow back)
+choose another coordinator""",
     """GM-8101 500 CONFLICT none final
 the port is in use
 Another process listens there already.

@@ -16,8 +16,19 @@ from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import Order
-from gpumarket.protocol.signing import Document, Signed, encode_uint, keccak256
+from gpumarket.protocol.signing import (
+    Document,
+    Signed,
+    encode_address,
+    encode_uint,
+    keccak256,
+)
 from gpumarket.protocol.units import U32, U64
+
+_ASSIGNMENT_TYPE = keccak256(
+    b"Assignment(bytes32 orderHash,uint32 unit,address provider,uint64 maxPrice,"
+    b"uint64 reservedUntil)"
+)
 
 Fault = Literal["requester", "provider", "verifier", "coordinator", "chain", "network", "none"]
 """Who caused an end; the fault decides the payment."""
@@ -76,6 +87,44 @@ class LeaseOffer(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Unix seconds by which the receipt must be there."""
     sources: tuple[Multiaddr, ...]
     """Peers that have the inputs."""
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    A coordinator's word, in a form the chain can read, that a unit was given to a provider.
+
+    With it a provider that is left out of every batch can settle its receipt without the
+    coordinator; an order that names its provider needs none.
+    """
+
+    order_hash: Hash32
+    unit: U32
+    provider: Address
+    max_price: U64
+    reserved_until: U64
+    """Unix seconds; a receipt finished later is not covered."""
+
+    def compute_struct_hash(self) -> Hash32:
+        """Return the EIP-712 struct hash."""
+        return keccak256(
+            _ASSIGNMENT_TYPE
+            + self.order_hash
+            + encode_uint(self.unit)
+            + encode_address(self.provider)
+            + encode_uint(self.max_price)
+            + encode_uint(self.reserved_until)
+        )
+
+
+def make_assignment(lease: LeaseOffer) -> Assignment:
+    """Return the assignment that goes with a lease: one for each, and no other fits."""
+    return Assignment(
+        order_hash=lease.order.body.compute_struct_hash(),
+        unit=lease.unit,
+        provider=lease.provider,
+        max_price=lease.price_max,
+        reserved_until=lease.deadline,
+    )
 
 
 def compute_lease_id(order_hash: Hash32, unit: int, attempt: int) -> Hash32:

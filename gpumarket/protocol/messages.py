@@ -17,7 +17,7 @@ from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.job import JobSpec
-from gpumarket.protocol.lease import LeaseOffer, Reason
+from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
 from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.protocol.signing import Document, Domain, PrivateKey, Signed, verify
@@ -83,6 +83,8 @@ class LeaseProposed(_Message, frozen=True, kw_only=True):
     """Coordinator to provider: run this unit."""
 
     lease: Signed[LeaseOffer]
+    assignment: Signed[Assignment]
+    """The same, for the chain: `make_assignment` of the lease, signed by the coordinator too."""
 
 
 class LeaseAccepted(_Message, frozen=True, kw_only=True):

@@ -49,10 +49,11 @@ READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
 BLOCK_SECONDS: Final = 1
 RULES: Final = ContractConfig(
-    epoch=10,
-    open=3,
-    response=3,
-    exit_delay=20,
+    epoch=60,
+    open=20,
+    response=20,
+    # Orders must end before escrow can leave; a job may take hours.
+    exit_delay=86_400,
     seed_delay_blocks=4,
     nonce_timeout_blocks=60,
     min_bond=100_000_000,

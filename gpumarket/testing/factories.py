@@ -28,8 +28,9 @@ from gpumarket.protocol.job import (
     VerifyPolicy,
     compute_verify_hash,
 )
-from gpumarket.protocol.lease import LeaseOffer, Reason, compute_lease_id
+from gpumarket.protocol.lease import LeaseOffer, Reason, compute_lease_id, make_assignment
 from gpumarket.protocol.merkle import compute_root
+from gpumarket.protocol.messages import LeaseProposed
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID, Offer, VerifierCard
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import ProviderRoot, Receipt, UnitResult, compute_input_hash
@@ -48,7 +49,12 @@ S = TypeVar("S", bound=Signable)
 @cache
 def make_key(name: str) -> PrivateKey:
     """Return the key of a named actor; a name has one key for ever."""
-    return PrivateKey(hashlib.sha256(b"test key of " + name.encode()).digest())
+    return PrivateKey(make_secret(name))
+
+
+def make_secret(name: str) -> bytes:
+    """Return the secret of a named actor's key, for what signs transactions."""
+    return hashlib.sha256(b"test key of " + name.encode()).digest()
 
 
 def make_address(name: str) -> Address:
@@ -226,7 +232,7 @@ def make_lease_offer(
 ) -> LeaseOffer:
     """Return a lease of unit 0 for a named provider."""
     spec = spec or make_spec()
-    order = make_signed_order(spec)
+    order = changes.get("order") or make_signed_order(spec)
     unit, attempt = changes.get("unit", 0), changes.get("attempt", 0)
     values: dict[str, Any] = {
         "lease_id": compute_lease_id(order.body.compute_struct_hash(), unit, attempt),
@@ -241,6 +247,11 @@ def make_lease_offer(
         "sources": (ANYWHERE,),
     }
     return LeaseOffer(**(values | changes))
+
+
+def propose(lease: LeaseOffer, signer: str = "coordinator") -> LeaseProposed:
+    """Return the message with which a coordinator proposes a lease."""
+    return LeaseProposed(lease=sign(lease, signer), assignment=sign(make_assignment(lease), signer))
 
 
 def make_reason(**changes: Any) -> Reason:

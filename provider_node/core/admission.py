@@ -2,7 +2,8 @@
 Admission: whether to take a lease, or the first reason why not, with what was needed and had.
 
 First come the signatures and what they bind: the coordinator's on the lease, the requester's on
-the order, the order's on the job. Then what the terms allow, then what is free right now.
+the order, the order's on the job. Then what the terms allow, then what is free right now. Last,
+with the chain's answer, whether the money is there and cannot leave before we are paid.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ from dataclasses import dataclass
 
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.gpu import Device, DeviceNeed, normalize_model
-from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_hex
+from gpumarket.protocol.ids import ZERO_ADDRESS, Hash32, format_hex
 from gpumarket.protocol.job import JobSpec
-from gpumarket.protocol.lease import LeaseOffer, compute_lease_id
-from gpumarket.protocol.order import check_order_fits
-from gpumarket.protocol.signing import Signed, verify
-from gpumarket.protocol.units import Timestamp, format_money, format_size
-from provider_node.core.state import ACTIVE, CLAIMED, LEASES_MAX, Phase, ProviderState
+from gpumarket.protocol.lease import LeaseOffer, compute_lease_id, make_assignment
+from gpumarket.protocol.order import Order, check_order_fits
+from gpumarket.protocol.signing import verify
+from gpumarket.protocol.units import Amount, Timestamp, format_money, format_size
+from provider_node.core.state import (
+    ACTIVE,
+    CLAIMED,
+    LEASES_MAX,
+    Phase,
+    Proposal,
+    ProviderState,
+)
 from provider_node.core.terms import Terms
 
 OUTPUTS_MAX = 1
 """Output folders of one task that the sandbox can give it."""
+SETTLE_SECONDS_MIN = 60
+"""Between the lease's deadline and `settleBy`, for checking and posting; and from then to the
+order's end, for settling without the coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +53,15 @@ class Refused:
 
 
 def check_admission(
-    signed: Signed[LeaseOffer],
-    state: ProviderState,
-    *,
-    sender: Address,
-    disk_free_bytes: int,
-    now: Timestamp,
+    proposal: Proposal, state: ProviderState, *, now: Timestamp
 ) -> Accepted | Refused:
-    """Decide on a proposed lease that is not known yet."""
-    lease = signed.body
+    """Decide on a proposed lease that is not known yet, by all but its money."""
+    lease = proposal.lease.body
     refused = (
-        _check_signatures(signed, state.terms, sender=sender, now=now)
+        _check_signatures(proposal, state.terms, now=now)
+        or _check_trust(lease.order.body, state)
         or _check_terms(lease, state.terms, now=now)
-        or _check_room(lease, state, disk_free_bytes=disk_free_bytes)
+        or _check_room(lease, state, disk_free_bytes=proposal.disk_free_bytes)
     )
     if refused is not None:
         return refused
@@ -79,18 +86,19 @@ def find_fitting_devices(devices: Sequence[Device], need: DeviceNeed) -> tuple[i
 # ---- who promised what ---------------------------------------------------------------------
 
 
-def _check_signatures(
-    signed: Signed[LeaseOffer], terms: Terms, *, sender: Address, now: Timestamp
-) -> Refused | None:
+def _check_signatures(proposal: Proposal, terms: Terms, *, now: Timestamp) -> Refused | None:
+    signed, assignment = proposal.lease, proposal.assignment
     lease, order = signed.body, signed.body.order
     try:
         verify(signed, terms.domain)
         verify(order, terms.domain)
+        verify(assignment, terms.domain)
     except RemoteProtocolError as error:
         return Refused("signature", "signatures that are good on this chain", error.message[:200])
     order_hash = order.body.compute_struct_hash()
     for code, needed, had in (
-        ("sender", sender, signed.signer),
+        ("sender", proposal.coordinator, signed.signer),
+        ("assignment", signed.signer, assignment.signer),
         ("coordinator", order.body.coordinator, signed.signer),
         ("requester", order.body.requester, order.signer),
         ("provider", terms.provider, lease.provider),
@@ -98,6 +106,8 @@ def _check_signatures(
     ):
         if needed != had:
             return Refused(code, format_hex(needed), format_hex(had))
+    if assignment.body != make_assignment(lease):
+        return Refused("assignment", "an assignment of this lease", "one of another")
     if order.body.provider not in (ZERO_ADDRESS, terms.provider):
         return Refused("provider", format_hex(order.body.provider), format_hex(terms.provider))
     try:
@@ -107,12 +117,21 @@ def _check_signatures(
     return None
 
 
+def _check_trust(order: Order, state: ProviderState) -> Refused | None:
+    if order.coordinator in state.distrusted:
+        return Refused(
+            "GM-8006", "a coordinator that was not caught", format_hex(order.coordinator)
+        )
+    return None
+
+
 # ---- what we sell --------------------------------------------------------------------------
 
 
 def _check_terms(lease: LeaseOffer, terms: Terms, *, now: Timestamp) -> Refused | None:
     rules: tuple[Callable[[], Refused | None], ...] = (
         lambda: _check_times(lease, now=now),
+        lambda: _check_order_times(lease.order.body, terms, deadline=lease.deadline, now=now),
         lambda: _check_price(lease, terms),
         lambda: _check_place(lease.job, terms),
         lambda: _check_size(lease.job, terms),
@@ -126,12 +145,20 @@ def _check_times(lease: LeaseOffer, *, now: Timestamp) -> Refused | None:
         return Refused("unit", f"a task below {lease.order.body.units}", str(lease.unit))
     if lease.deadline <= now:
         return Refused("deadline", f"a deadline after {now}", str(lease.deadline))
-    if lease.deadline > lease.order.body.expiry:
-        return Refused(
-            "deadline",
-            f"a deadline before the order's end {lease.order.body.expiry}",
-            str(lease.deadline),
-        )
+    return None
+
+
+def _check_order_times(order: Order, terms: Terms, *, deadline: int, now: int) -> Refused | None:
+    """Escrow must not be able to leave before the order ends, nor the order before we are paid."""
+    earliest = deadline + SETTLE_SECONDS_MIN
+    if order.settle_by < earliest:
+        return Refused("GM-1202", f"settleBy at {earliest} or later", str(order.settle_by))
+    if order.expiry < order.settle_by + SETTLE_SECONDS_MIN:
+        least = order.settle_by + SETTLE_SECONDS_MIN
+        return Refused("GM-1202", f"an expiry at {least} or later", str(order.expiry))
+    if order.expiry > now + terms.order_lifetime_seconds:
+        longest = now + terms.order_lifetime_seconds
+        return Refused("GM-1205", f"an expiry at {longest} or earlier", str(order.expiry))
     return None
 
 
@@ -238,6 +265,34 @@ def _is_claimed(state: ProviderState, order_hash: Hash32, unit: int) -> bool:
         and lease.offer.order.body.compute_struct_hash() == order_hash
         for lease in state.leases.values()
     )
+
+
+# ---- what pays for it ----------------------------------------------------------------------
+
+
+def check_funds(proposal: Proposal, state: ProviderState, *, now: Timestamp) -> Refused | None:
+    """Decide on the money behind a lease; a reading of the chain must be there."""
+    order, funds = proposal.lease.body.order.body, state.find_funds(proposal, now)
+    if funds is None:
+        return Refused("GM-3001", "a fresh reading of the chain", "none")
+    if funds.bond < state.terms.bond_min:
+        need, have = format_money(state.terms.bond_min), format_money(funds.bond)
+        return Refused("GM-3014", f"a coordinator's bond of {need}", have)
+    exposure = _compute_exposure(order, state)
+    if funds.escrow < exposure:
+        return Refused("GM-3011", format_money(exposure), format_money(funds.escrow))
+    return None
+
+
+def _compute_exposure(order: Order, state: ProviderState) -> Amount:
+    """What this order, and the requester's others that we work for, can cost at most."""
+    orders = {order.compute_struct_hash(): order.compute_exposure()}
+    for lease in state.leases.values():
+        other = lease.offer.order.body
+        # Once accepted the coordinator owes it, and counts it against the escrow itself.
+        if other.requester == order.requester and lease.phase in ACTIVE | CLAIMED:
+            orders[other.compute_struct_hash()] = other.compute_exposure()
+    return Amount(sum(orders.values()))
 
 
 def compute_disk_need(job: JobSpec) -> int:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from gpumarket.protocol import messages
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
-from gpumarket.protocol.lease import LeaseOffer, Reason
+from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult, compute_input_hash
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
-from provider_node.core.admission import Refused, check_admission
 from provider_node.core.effects import (
     CleanUp,
     Effect,
@@ -25,12 +24,15 @@ from provider_node.core.effects import (
     StopUnit,
     StoreOutput,
 )
-from provider_node.core.epochs import close_epoch, make_declined, open_results, sign_root
+from provider_node.core.epochs import close_epoch, open_results, sign_root
 from provider_node.core.events import (
     AttemptFailed,
+    CoordinatorCaught,
     CoordinatorJoined,
     CoordinatorLost,
     Event,
+    FundsSeen,
+    FundsUnknown,
     MessageReceived,
     OutputStored,
     ProcessStarted,
@@ -41,6 +43,7 @@ from provider_node.core.events import (
     UnitRan,
 )
 from provider_node.core.metering import IDLE, compute_receipt_price
+from provider_node.core.proposals import consider, decline_unfunded, distrust, take_funds
 from provider_node.core.state import (
     ACTIVE,
     CLAIMED,
@@ -48,6 +51,7 @@ from provider_node.core.state import (
     Lease,
     Phase,
     Progress,
+    Proposal,
     ProviderState,
     end_lease,
 )
@@ -86,6 +90,12 @@ def _apply(state: ProviderState, event: Event) -> list[Effect]:
             return _hear(state, event)
         case UnitProgressed():
             return _show_progress(state, event)
+        case FundsSeen():
+            return take_funds(state, event)
+        case FundsUnknown():
+            return decline_unfunded(state, event)
+        case CoordinatorCaught(coordinator=coordinator):
+            return distrust(state, coordinator)
         case _:
             return _work(state, event)
 
@@ -110,6 +120,8 @@ def _find_idle(uses: list[str]) -> tuple[int, ...]:
 def _start(state: ProviderState, event: ProcessStarted) -> list[Effect]:
     state.meter.note_stop()
     state.connected.clear()
+    # Their readings are lost; the coordinator asks again, or somebody else.
+    state.waiting.clear()
     before, state.terms = state.terms, event.terms
     effects: list[Effect] = []
     for lease in [lease for lease in state.find_active() if _is_displaced(state, lease, before)]:
@@ -183,8 +195,8 @@ def _report_failure(lease: Lease) -> messages.UnitFailed:
 def _hear(state: ProviderState, event: MessageReceived) -> list[Effect]:
     sender, at = event.coordinator, event.at
     match event.message:
-        case messages.LeaseProposed(lease=signed):
-            return _consider(state, event, signed)
+        case messages.LeaseProposed() as proposed:
+            return _consider(state, event, proposed)
         case messages.LeaseCancelled(lease_id=lease_id, reason=reason):
             lease = state.find_lease(lease_id, sender)
             return [] if lease is None else _cancel(state, lease, reason, at)
@@ -197,30 +209,21 @@ def _hear(state: ProviderState, event: MessageReceived) -> list[Effect]:
 
 
 def _consider(
-    state: ProviderState, event: MessageReceived, signed: Signed[LeaseOffer]
+    state: ProviderState, event: MessageReceived, proposed: messages.LeaseProposed
 ) -> list[Effect]:
-    offer, sender = signed.body, event.coordinator
-    known = state.find_lease(offer.lease_id, sender)
+    known = state.find_lease(proposed.lease.body.lease_id, event.coordinator)
     if known is not None:
         answer = _find_answer(known)
-        return [] if answer is None else [SendMessage(coordinator=sender, message=answer)]
-    verdict = check_admission(
-        signed, state, sender=sender, disk_free_bytes=event.disk_free_bytes, now=event.at
+        return (
+            [] if answer is None else [SendMessage(coordinator=known.coordinator, message=answer)]
+        )
+    proposal = Proposal(
+        coordinator=event.coordinator,
+        lease=proposed.lease,
+        assignment=proposed.assignment,
+        disk_free_bytes=event.disk_free_bytes,
     )
-    if isinstance(verdict, Refused):
-        state.tally.note_seen(event.at, verdict.code)
-        declined = make_declined(offer.lease_id, verdict.code, need=verdict.need, have=verdict.have)
-        return [SendMessage(coordinator=sender, message=declined)]
-    state.tally.note_seen(event.at, "accepted")
-    state.leases[offer.lease_id] = Lease(
-        coordinator=sender,
-        offer=offer,
-        devices=verdict.devices,
-        accepted_at=event.at,
-        phase_at=event.at,
-    )
-    accepted = messages.LeaseAccepted(lease_id=offer.lease_id)
-    return [SendMessage(coordinator=sender, message=accepted), PrepareUnit(lease=offer)]
+    return consider(state, proposal, at=event.at)
 
 
 def _cancel(state: ProviderState, lease: Lease, reason: Reason, at: Timestamp) -> list[Effect]:

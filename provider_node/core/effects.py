@@ -32,6 +32,13 @@ class SendMessage(_Effect, frozen=True, kw_only=True):
     message: Message
 
 
+class ReadFunds(_Effect, frozen=True, kw_only=True):
+    """Ask the chain for a requester's escrow and a bond: `FundsSeen` or `FundsUnknown`."""
+
+    requester: Address
+    coordinator: Address
+
+
 class PrepareUnit(_Effect, frozen=True, kw_only=True):
     """Fetch image and inputs and hand them to the engine: `UnitPrepared` or `AttemptFailed`."""
 
@@ -89,6 +96,7 @@ class CleanUp(_Effect, frozen=True, kw_only=True):
 
 Effect = (
     SendMessage
+    | ReadFunds
     | PrepareUnit
     | RunUnit
     | StoreOutput

@@ -17,7 +17,7 @@ from gpumarket.protocol.ids import Address, Cid, Hash32, ShortText
 from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.signing import Signed
-from gpumarket.protocol.units import U32, U64, Timestamp
+from gpumarket.protocol.units import U32, U64, Amount, Timestamp
 from provider_node.core.terms import Terms
 
 
@@ -84,6 +84,34 @@ class MessageReceived(_Event, frozen=True, kw_only=True):
     message: CoordinatorMessage
     disk_free_bytes: U64 = 0
     """What the data folder's disk had left, for admission."""
+
+
+# ---- the chain -----------------------------------------------------------------------------
+
+
+class FundsSeen(_Event, frozen=True, kw_only=True):
+    """The chain said what a requester and a coordinator have; base units."""
+
+    requester: Address
+    coordinator: Address
+    escrow: Amount
+    """Less what the requester has asked back."""
+    bond: Amount
+    """Less what the coordinator is unbonding."""
+
+
+class FundsUnknown(_Event, frozen=True, kw_only=True):
+    """The chain did not answer."""
+
+    requester: Address
+    coordinator: Address
+    code: ShortText
+
+
+class CoordinatorCaught(_Event, frozen=True, kw_only=True):
+    """The chain showed that a coordinator posted what it must not."""
+
+    coordinator: Address
 
 
 # ---- our own work --------------------------------------------------------------------------
@@ -159,6 +187,9 @@ Event = (
     | CoordinatorJoined
     | CoordinatorLost
     | MessageReceived
+    | FundsSeen
+    | FundsUnknown
+    | CoordinatorCaught
     | UnitPrepared
     | UnitRan
     | OutputStored

@@ -14,7 +14,7 @@ import msgspec
 
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
-from gpumarket.protocol.lease import LeaseOffer, Reason
+from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Amount, Timestamp
@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 LEASES_MAX: Final = 1_024
 """Leases remembered at once; more are declined."""
+WAITING_MAX: Final = 256
+"""Proposals that wait for the chain at once; more are declined."""
+FUNDS_SECONDS: Final = 5
+"""How long a reading of the chain is good for new leases."""
 RETENTION_SECONDS: Final = 3_600
 """How long an ended lease and its output are kept for those who still ask."""
 
@@ -85,6 +89,8 @@ class Lease(msgspec.Struct, kw_only=True):
 
     coordinator: Address
     offer: LeaseOffer
+    assignment: Signed[Assignment]
+    """The coordinator's word for the chain: what settles the receipt if it is left out."""
     devices: tuple[int, ...]
     """Indexes of the devices it has while it is active."""
     accepted_at: Timestamp
@@ -143,11 +149,43 @@ class Lease(msgspec.Struct, kw_only=True):
         self.phase_at = at
 
 
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A proposed lease as it came."""
+
+    coordinator: Address
+    """Whose session it came by."""
+    lease: Signed[LeaseOffer]
+    assignment: Signed[Assignment]
+    disk_free_bytes: int
+
+    @property
+    def funds_key(self) -> bytes:
+        """Whose money stands behind it: requester and coordinator."""
+        order = self.lease.body.order.body
+        return order.requester + order.coordinator
+
+
+class Funds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the chain said of a requester and a coordinator; base units."""
+
+    escrow: Amount
+    """Less what the requester has asked back."""
+    bond: Amount
+    """Less what the coordinator is unbonding."""
+    seen_at: Timestamp
+
+
 class ProviderState(msgspec.Struct, kw_only=True):
     """All leases by id, in the order they were accepted, and what was counted."""
 
     terms: Terms
     leases: dict[Hash32, Lease] = {}
+    waiting: dict[Hash32, Proposal] = {}
+    """Proposals whose money is being looked at, by lease."""
+    funds: dict[bytes, Funds] = {}
+    """The newest readings by `Proposal.funds_key`, oldest first."""
+    distrusted: tuple[Address, ...] = ()
+    """Coordinators that were caught; nothing is taken from them any more."""
     tally: Tally = msgspec.field(default_factory=Tally)
     meter: Meter = msgspec.field(default_factory=Meter)
     connected: dict[Address, Timestamp] = {}
@@ -161,6 +199,11 @@ class ProviderState(msgspec.Struct, kw_only=True):
     def find_active(self) -> list[Lease]:
         """Return the leases that take a slot."""
         return [lease for lease in self.leases.values() if lease.phase in ACTIVE]
+
+    def find_funds(self, proposal: Proposal, at: Timestamp) -> Funds | None:
+        """Return the reading behind a proposal if it is new enough."""
+        known = self.funds.get(proposal.funds_key)
+        return known if known is not None and at - known.seen_at <= FUNDS_SECONDS else None
 
     def find_free_devices(self) -> tuple[int, ...]:
         """Return the indexes of the devices that no active lease has."""
@@ -202,6 +245,8 @@ def check_state(state: ProviderState) -> None:
         "more leases run than there are slots": len(active) > state.terms.slots,
         "a device has two leases": len(taken) != len(set(taken)),
         "too many leases are remembered": len(state.leases) > LEASES_MAX,
+        "too many proposals wait": len(state.waiting) > WAITING_MAX,
+        "a proposal waits that was taken": bool(state.waiting.keys() & state.leases.keys()),
         "one unit has two receipts that may be paid": len(claims) != len(set(claims)),
     }
     for lease in state.leases.values():

@@ -31,6 +31,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["runc", "gvisor"]
     repro_class: Hash32
     price_per_device_hour: Amount
+    order_lifetime_seconds: U64
+    """From now to an order's expiry: what escrow is sure to outlast on this chain."""
+    bond_min: Amount
+    """What a coordinator must have at stake on this chain."""
 
 
 class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,16 +13,17 @@ import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
+from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.content import EmbeddedNode, open_node
-from gpumarket.adapters.deployment import deploy_devnet
+from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.adapters.keys import create_identity, write_password
 from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
 from gpumarket.adapters.p2p import open_network
@@ -30,7 +31,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Address, format_hex
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
-from gpumarket.protocol.lease import LeaseOffer, compute_lease_id
+from gpumarket.protocol.lease import LeaseOffer, compute_lease_id, make_assignment
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.signing import Domain, PrivateKey, Signable, Signed
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
@@ -42,11 +43,14 @@ from gpumarket.testing.factories import (
     make_order,
     make_output,
     make_resources,
+    make_secret,
     make_spec,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
+DAY = 86_400
+MONEY = 10**12
 PROVIDER = "provider-1"
 PROVIDER_SECRET = b"p" * 32
 SEED = b"coordinator seed of these tests!"
@@ -161,7 +165,10 @@ class Office:
         return make_provider_address()
 
     async def propose(self, lease: LeaseOffer) -> None:
-        message = messages.LeaseProposed(lease=self.sign(lease, "coordinator"))
+        message = messages.LeaseProposed(
+            lease=self.sign(lease, "coordinator"),
+            assignment=self.sign(make_assignment(lease), "coordinator"),
+        )
         assert await self.hall.send(self.provider, message)
 
     async def say(self, message: messages.Message) -> None:
@@ -238,7 +245,8 @@ def make_provider_address() -> Address:
 @asynccontextmanager
 async def open_office(folder: Path, image: tuple[Path, str], rpc_url: str) -> AsyncIterator[Office]:
     """Open a coordinator for one test."""
-    _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
+    _, contract = await deploy_devnet(rpc_url, replace(QUICK_CONFIG, exit_delay=DAY))
+    await put_up_money(rpc_url, contract)
     domain = Domain(chain_id=DEVNET_CHAIN_ID, contract=contract)
     async with (
         open_network(key_seed=SEED, listen_port=0) as network,
@@ -248,6 +256,15 @@ async def open_office(folder: Path, image: tuple[Path, str], rpc_url: str) -> As
         identity = LinkIdentity(make_key("coordinator"), domain, SystemClock())
         hall = MemberHall(network, identity, desk)
         yield Office(desk, hall, content, network.addresses[0], domain, rpc_url, image)
+
+
+async def put_up_money(rpc_url: str, contract: Address) -> None:
+    """Give the requester an escrow and the coordinator its bond: without them nobody works."""
+    for name in ("requester", "coordinator"):
+        await fund_devnet(rpc_url, make_address(name), 10**18)
+        chain = Chain(rpc_url=rpc_url, contract=contract, secret=make_secret(name))
+        await chain.mint_test_token(make_address(name), MONEY)
+        await (chain.deposit(MONEY) if name == "requester" else chain.bond(MONEY))
 
 
 def make_node(folder: Path, office: Office, *, extra: str = "", slots: int = 1) -> Node:

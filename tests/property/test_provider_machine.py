@@ -28,11 +28,12 @@ from gpumarket.testing.factories import (
     make_resources,
     make_seal,
     make_spec,
+    propose,
     sign,
 )
 from provider_node.core import effects, events
 from provider_node.core.decide import Provider
-from provider_node.core.state import ACTIVE, NEXT, Phase, check_state
+from provider_node.core.state import ACTIVE, NEXT, Funds, Phase, check_state
 from provider_node.core.terms import Terms
 
 UNITS = 4
@@ -54,6 +55,8 @@ def make_terms(slots: int) -> Terms:
         isolation="runc",
         repro_class=make_hash("class"),
         price_per_device_hour=Amount(400_000),
+        order_lifetime_seconds=7 * 86_400,
+        bond_min=Amount(100),
     )
 
 
@@ -67,7 +70,11 @@ def make_leases() -> list[LeaseOffer]:
 
 
 LEASES = make_leases()
-SIGNED = {lease.lease_id: sign(lease, "coordinator") for lease in LEASES}
+PROPOSED = {lease.lease_id: propose(lease) for lease in LEASES}
+RICH = Amount(10**12)
+EXPOSURE = LEASES[0].order.body.compute_exposure()
+FUNDS_KEY = make_address("requester") + COORDINATOR
+NOT_OF_A_LEASE = effects.SignRoot | effects.SignOpenings | effects.ReadFunds
 lease_choice = st.sampled_from([lease.lease_id for lease in LEASES])
 lease_sets = st.lists(lease_choice, min_size=1, max_size=4).map(tuple)
 
@@ -86,6 +93,9 @@ class Market(RuleBasedStateMachine):
         self.openings: dict[Hash32, set[bytes]] = {}
         self.phases: dict[Hash32, Phase] = {}
         self.salts = 0
+        self.prepared_on: Funds | None = None
+        self.escrow = RICH
+        self.bond = RICH
 
     @initialize()
     def start(self) -> None:
@@ -99,6 +109,10 @@ class Market(RuleBasedStateMachine):
             self.note(effect)
             if not isinstance(effect, effects.SendMessage):
                 self.outstanding.append(effect)
+            if isinstance(effect, effects.PrepareUnit) and not isinstance(
+                event, events.ProcessStarted
+            ):
+                self.prepared_on = self.state.funds[FUNDS_KEY]
         check_state(self.state)
 
     def note(self, effect: Any) -> None:
@@ -121,7 +135,7 @@ class Market(RuleBasedStateMachine):
     @rule(lease_ids=lease_sets)
     def propose(self, lease_ids: tuple[Hash32, ...]) -> None:
         for lease_id in lease_ids:
-            self.hear(messages.LeaseProposed(lease=SIGNED[lease_id]))
+            self.hear(PROPOSED[lease_id])
 
     @precondition(lambda self: self.outstanding)
     @rule(data=st.data(), succeeds=st.booleans() | st.just(True), is_repeated=st.booleans())
@@ -176,6 +190,18 @@ class Market(RuleBasedStateMachine):
     def perform(self, effect: Any, *, succeeds: bool) -> Any:
         at = self.now
         match effect:
+            case effects.ReadFunds(requester=requester, coordinator=coordinator):
+                if not succeeds:
+                    return events.FundsUnknown(
+                        at=at, requester=requester, coordinator=coordinator, code="GM-3001"
+                    )
+                return events.FundsSeen(
+                    at=at,
+                    requester=requester,
+                    coordinator=coordinator,
+                    escrow=self.escrow,
+                    bond=self.bond,
+                )
             case effects.SignReceipt(lease_id=lease_id, receipt=receipt):
                 signed: Signed[Any] = make_key("provider-1").sign(receipt, DOMAIN).as_signed()
                 return events.ReceiptSigned(at=at, lease_id=lease_id, receipt=signed)
@@ -215,6 +241,11 @@ class Market(RuleBasedStateMachine):
         self.post(
             events.UnitProgressed(at=self.now, lease_id=lease_id, phase="run", done=1, total=2)
         )
+
+    @rule(escrow=st.sampled_from([RICH, RICH, Amount(0)]), bond=st.sampled_from([RICH, Amount(0)]))
+    def move_money(self, escrow: Amount, bond: Amount) -> None:
+        """The requester or the coordinator takes money out, or puts it back."""
+        self.escrow, self.bond = escrow, bond
 
     @rule()
     def join(self) -> None:
@@ -259,6 +290,17 @@ class Market(RuleBasedStateMachine):
         assert all(len(shown) == 1 for shown in self.openings.values())
 
     @invariant()
+    def nothing_is_taken_without_money_behind_it(self) -> None:
+        if self.prepared_on is not None:
+            assert self.prepared_on.escrow >= EXPOSURE
+            assert self.prepared_on.bond >= self.terms.bond_min
+
+    @invariant()
+    def every_proposal_that_waits_has_its_reading(self) -> None:
+        is_read = any(isinstance(effect, effects.ReadFunds) for effect in self.outstanding)
+        assert is_read or not self.state.waiting
+
+    @invariant()
     def leases_move_only_where_they_may(self) -> None:
         for lease_id, before in self.phases.items():
             lease = self.state.leases.get(lease_id)
@@ -271,7 +313,7 @@ class Market(RuleBasedStateMachine):
         working = {
             getattr(effect, "lease_id", None) or effect.lease.lease_id
             for effect in self.outstanding
-            if not isinstance(effect, effects.SignRoot | effects.SignOpenings)
+            if not isinstance(effect, NOT_OF_A_LEASE)
         }
         active = {lease.lease_id for lease in self.state.leases.values() if lease.phase in ACTIVE}
         assert active <= working

@@ -10,7 +10,15 @@ import pytest
 
 from gpumarket.client import AsyncClient, Client, CoordinatorRefused, CoordinatorUnreachable
 from gpumarket.client.connection import Connection, find_connection
-from gpumarket.client.ordering import estimate_checks, share_budget
+from gpumarket.client.ordering import (
+    CLOCK_SECONDS,
+    SETTLE_SECONDS,
+    Market,
+    Plan,
+    estimate_checks,
+    make_order,
+    share_budget,
+)
 from gpumarket.client.packing import iterate_car, pack, read_image_digest
 from gpumarket.client.wallet import Signer, find_account, open_account
 from gpumarket.jobfile import InvalidJobFile
@@ -22,9 +30,11 @@ from gpumarket.protocol.errors import (
     InvalidInput,
     RemoteProtocolError,
 )
-from gpumarket.protocol.job import VerifyPolicy
+from gpumarket.protocol.job import JobSpec, VerifyPolicy
+from gpumarket.protocol.order import check_order_fits
 from gpumarket.protocol.units import Amount
 from gpumarket.protocol.unixfs import read_file
+from gpumarket.testing.factories import DOMAIN, NOW, make_address, make_spec
 from gpumarket.testing.fake_coordinator import FakeCoordinator
 
 
@@ -142,6 +152,37 @@ def test_a_shared_budget_is_never_exceeded(budget: int, units: int, checks: int,
     prices = share_budget(Amount(budget), units=units, checks=checks, fee=Amount(fee))
     spent = units * prices.max_unit_price + checks * prices.max_check_price + prices.max_fee
     assert budget - (units + checks) < spent <= budget
+
+
+@pytest.mark.parametrize("lifetime", [0, 3_600, 86_360, 8 * 86_400, 365 * 86_400])
+def test_an_order_ends_before_its_escrow_can_leave(lifetime: int) -> None:
+    spec = make_spec()
+    order = make_order(make_plan(spec, lifetime), requester=make_address("requester"), now=NOW)
+    check_order_fits(order, spec, now=NOW)
+    assert NOW < order.settle_by < order.expiry
+    if lifetime:
+        assert order.expiry <= NOW + lifetime - CLOCK_SECONDS
+        # Long enough for work, and for a provider that is left out.
+        assert order.settle_by >= NOW + lifetime // 2 or order.settle_by >= NOW + SETTLE_SECONDS
+        assert order.expiry - order.settle_by >= min(lifetime, 86_400) // 5
+
+
+def make_plan(spec: JobSpec, lifetime: int) -> Plan:
+    return Plan(
+        spec=spec,
+        market=Market(
+            domain=DOMAIN,
+            coordinator=make_address("coordinator"),
+            fee=Amount(0),
+            version="0",
+            is_devnet=True,
+            order_lifetime=lifetime,
+        ),
+        budget=Amount(10**6),
+        prices=share_budget(Amount(10**6), units=spec.units, checks=1, fee=Amount(0)),
+        quote={},
+        packed=(),
+    )
 
 
 # ---- content -------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def test_a_job_that_fits_is_placed_at_once(market):
         ("GM-1202", {"settle_by": NOW - 1}),
         ("GM-1202", {"settle_by": NOW + 60, "expiry": NOW + 60}),
         ("GM-1202", {"expiry": NOW + 5}),
+        ("GM-1205", {"expiry": NOW + 8 * 86_400 + 1}),
         ("GM-3011", {"escrow": 4_799_999}),
     ],
 )

@@ -27,6 +27,7 @@ def test_every_factory_of_a_plain_value_is_tried_above():
     }
     assert made - set(VALUES) == {
         "key", "address", "hash", "cid", "signed_order", "signed_offer", "signed_card",
+        "assignment", "secret",
     }  # fmt: skip
 
 

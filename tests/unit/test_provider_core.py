@@ -14,10 +14,10 @@ from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.job import JobSpec, Placement
-from gpumarket.protocol.lease import LeaseOffer
+from gpumarket.protocol.lease import LeaseOffer, make_assignment
 from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.signing import Signed
-from gpumarket.protocol.units import Amount, Timestamp
+from gpumarket.protocol.units import Amount, Timestamp, format_money
 from gpumarket.testing.factories import (
     DOMAIN,
     NOW,
@@ -36,11 +36,13 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
+from gpumarket.testing.factories import propose as make_proposal
 from provider_node.core.decide import Provider, decide
 from provider_node.core.effects import (
     CleanUp,
     Effect,
     PrepareUnit,
+    ReadFunds,
     RunUnit,
     SendMessage,
     SignOpenings,
@@ -51,7 +53,10 @@ from provider_node.core.effects import (
 )
 from provider_node.core.events import (
     AttemptFailed,
+    CoordinatorCaught,
     CoordinatorJoined,
+    FundsSeen,
+    FundsUnknown,
     MessageReceived,
     OutputStored,
     ProcessStarted,
@@ -62,12 +67,22 @@ from provider_node.core.events import (
     UnitRan,
 )
 from provider_node.core.metering import IDLE, OFFLINE
-from provider_node.core.state import NEXT, RETENTION_SECONDS, Phase, check_state
+from provider_node.core.state import (
+    FUNDS_SECONDS,
+    NEXT,
+    RETENTION_SECONDS,
+    WAITING_MAX,
+    Phase,
+    Proposal,
+    check_state,
+)
 from provider_node.core.terms import NodeAddress, Terms, make_offer
 
 COORDINATOR = make_address("coordinator")
 ME = make_address("provider-1")
 DISK = 10**12
+BOND = Amount(100_000_000)
+RICH = Amount(10**12)
 
 
 def make_terms(**changes: Any) -> Terms:
@@ -83,6 +98,8 @@ def make_terms(**changes: Any) -> Terms:
         "isolation": "runc",
         "repro_class": make_hash("class"),
         "price_per_device_hour": Amount(400_000),
+        "order_lifetime_seconds": 7 * 86_400,
+        "bond_min": BOND,
     }
     return Terms(**(values | changes))
 
@@ -104,10 +121,31 @@ def hear(
     return effects
 
 
+def see_funds(
+    state: Provider, asked: Effect, *, escrow: Amount = RICH, bond: Amount = BOND, at: int = NOW
+) -> list[Effect]:
+    """Answer a reading of the chain."""
+    assert isinstance(asked, ReadFunds)
+    seen = FundsSeen(
+        at=Timestamp(at),
+        requester=asked.requester,
+        coordinator=asked.coordinator,
+        escrow=escrow,
+        bond=bond,
+    )
+    effects = decide(state, seen)
+    check_state(state)
+    return effects
+
+
 def propose(
     state: Provider, lease: LeaseOffer, *, signer: str = "coordinator", **how: Any
 ) -> list[Effect]:
-    return hear(state, messages.LeaseProposed(lease=sign(lease, signer)), **how)
+    """Propose a lease; where the chain is asked, it says that everybody is rich."""
+    effects = hear(state, make_proposal(lease, signer), **how)
+    if effects and isinstance(effects[0], ReadFunds):
+        return see_funds(state, effects[0])
+    return effects
 
 
 def get_messages(effects: list[Effect]) -> list[Any]:
@@ -447,7 +485,10 @@ def bad_leases() -> Iterator[Any]:
     yield case("lease_id", change(good, attempt=7))
     yield case("order", change(good, job=make_spec(name="another job")))
     yield case("deadline", change(good, deadline=NOW))
-    yield case("deadline", change(good, deadline=good.order.body.expiry + 1))
+    settle_by, lifetime = good.order.body.settle_by, make_terms().order_lifetime_seconds
+    yield case("GM-1202", change(good, deadline=settle_by - 59))
+    yield case("GM-1202", lease_on({"expiry": settle_by + 59}))
+    yield case("GM-1205", lease_on({"expiry": NOW + lifetime + 1}))
     yield case("price", change(good, price_per_device_hour=399_999))
     yield case("price_cap", change(good, price_max=good.order.body.max_unit_price + 1))
     yield case("isolation", with_job(placement=Placement(isolation="gvisor")))
@@ -515,6 +556,161 @@ def test_memory_of_running_tasks_counts() -> None:
     propose(state, first)
     [message] = get_messages(propose(state, second))
     assert (message.code, message.need, message.have) == ("memory", "40 GB", "24 GB")
+
+
+# ---- the money behind a lease --------------------------------------------------------------
+
+
+def test_the_assignment_must_be_of_this_lease_and_by_its_coordinator() -> None:
+    lease, other = make_lease_offer(), make_lease_offer(attempt=1, price_max=300)
+    for assignment in (
+        sign(make_assignment(other), "coordinator"),
+        sign(make_assignment(lease), "stranger"),
+    ):
+        state = make_state()
+        proposed = change(make_proposal(lease), assignment=assignment)
+        [message] = get_messages(hear(state, proposed))
+        assert message.code == "assignment"
+    forged = Signed(body=make_assignment(lease), signer=COORDINATOR, signature=bytes(65))
+    [message] = get_messages(hear(make_state(), change(make_proposal(lease), assignment=forged)))
+    assert message.code == "signature"
+
+
+def test_the_assignment_is_kept_with_the_lease() -> None:
+    state, lease = make_state(), make_lease_offer()
+    propose(state, lease)
+    state, _ = start_again(state)
+    kept = state.leases[lease.lease_id].assignment
+    assert kept == sign(make_assignment(lease), "coordinator")
+
+
+def test_the_chain_is_asked_once_for_proposals_that_come_together_and_again_when_it_is_old() -> (
+    None
+):
+    state = make_state(slots=3)
+    first, second, third = units(make_spec(units=3))
+    asked = hear(state, make_proposal(first))
+    assert asked == [
+        ReadFunds(requester=make_address("requester"), coordinator=make_address("coordinator"))
+    ]
+    assert hear(state, make_proposal(second)) == []
+    assert hear(state, make_proposal(second)) == []
+    accepted = get_messages(see_funds(state, asked[0]))
+    assert [message.lease_id for message in accepted] == [first.lease_id, second.lease_id]
+    again = hear(state, make_proposal(third), at=NOW + FUNDS_SECONDS + 1)
+    assert again == asked
+    [later] = get_messages(see_funds(state, again[0], at=NOW + FUNDS_SECONDS + 1))
+    assert later == messages.LeaseAccepted(lease_id=third.lease_id)
+
+
+def test_a_fresh_reading_is_used_again() -> None:
+    state = make_state()
+    first, second = units(make_spec(units=2))
+    propose(state, first)
+    [message] = get_messages(hear(state, make_proposal(second), at=NOW + FUNDS_SECONDS))
+    assert message == messages.LeaseAccepted(lease_id=second.lease_id)
+
+
+def test_escrow_must_cover_the_order_and_the_requesters_others_we_work_for() -> None:
+    spec = make_spec(units=2)
+    exposure = make_signed_order(spec).body.compute_exposure()
+    state = make_state(slots=3)
+    first, same_order = units(spec)
+    other = make_lease_offer(spec, order=make_signed_order(spec, nonce=make_hash("n2")))
+    [asked] = hear(state, make_proposal(first))
+    assert get_messages(see_funds(state, asked, escrow=Amount(exposure)))[0] == (
+        messages.LeaseAccepted(lease_id=first.lease_id)
+    )
+    [told] = get_messages(hear(state, make_proposal(same_order)))
+    assert isinstance(told, messages.LeaseAccepted)
+    [refused] = get_messages(hear(state, make_proposal(other)))
+    assert (refused.code, refused.need, refused.have) == (
+        "GM-3011",
+        format_money(Amount(2 * exposure)),
+        format_money(Amount(exposure)),
+    )
+    poor = make_state()
+    [asked] = hear(poor, make_proposal(first))
+    [refused] = get_messages(see_funds(poor, asked, escrow=Amount(exposure - 1)))
+    assert refused.code == "GM-3011"
+
+
+def test_work_that_was_accepted_no_longer_counts_against_the_escrow() -> None:
+    spec = make_spec(units=1)
+    exposure = Amount(make_signed_order(spec).body.compute_exposure())
+    state, first = make_state(), make_lease_offer(spec)
+    finish(state, first)
+    hear(state, messages.EpochClosed(epoch=1, accepted=(first.lease_id,), rejected=()))
+    order = make_signed_order(spec, nonce=make_hash("n2"))
+    [asked] = hear(state, make_proposal(make_lease_offer(spec, order=order)), at=NOW + 60)
+    [told] = get_messages(see_funds(state, asked, escrow=exposure, at=NOW + 60))
+    assert isinstance(told, messages.LeaseAccepted)
+
+
+def test_a_coordinator_without_its_bond_gets_no_work_done() -> None:
+    state, lease = make_state(), make_lease_offer()
+    [asked] = hear(state, make_proposal(lease))
+    [refused] = get_messages(see_funds(state, asked, bond=Amount(BOND - 1)))
+    assert (refused.code, refused.have) == ("GM-3014", format_money(Amount(BOND - 1)))
+
+
+def test_money_that_nobody_can_see_is_none() -> None:
+    state, lease = make_state(), make_lease_offer()
+    [asked] = hear(state, make_proposal(lease))
+    assert isinstance(asked, ReadFunds)
+    unknown = FundsUnknown(
+        at=NOW, requester=asked.requester, coordinator=asked.coordinator, code="GM-3001"
+    )
+    [refused] = get_messages(decide(state, unknown))
+    assert (refused.code, refused.about) == ("GM-3001", lease.lease_id)
+    assert not state.waiting
+
+
+def test_a_slot_taken_while_the_chain_was_asked_is_taken() -> None:
+    state = make_state(slots=1)
+    first, second = units(make_spec(units=2))
+    [asked] = hear(state, make_proposal(first))
+    hear(state, make_proposal(second))
+    accepted, refused = get_messages(see_funds(state, asked))
+    assert isinstance(accepted, messages.LeaseAccepted)
+    assert refused.code == "slots"
+
+
+def test_proposals_that_waited_are_forgotten_with_a_restart() -> None:
+    state, lease = make_state(), make_lease_offer()
+    hear(state, make_proposal(lease))
+    state, effects = start_again(state)
+    assert not state.waiting
+    assert not effects
+    [asked] = hear(state, make_proposal(lease))
+    assert isinstance(asked, ReadFunds)
+
+
+def test_no_more_proposals_wait_than_are_remembered() -> None:
+    state = make_state()
+    lease = make_lease_offer()
+    proposal = Proposal(
+        coordinator=COORDINATOR,
+        lease=sign(lease, "coordinator"),
+        assignment=sign(make_assignment(lease), "coordinator"),
+        disk_free_bytes=DISK,
+    )
+    state.waiting = {make_hash(f"lease {i}"): proposal for i in range(WAITING_MAX)}
+    [refused] = get_messages(hear(state, make_proposal(lease)))
+    assert refused.code == "leases"
+
+
+def test_nothing_more_is_taken_from_a_coordinator_that_was_caught() -> None:
+    state = make_state()
+    first, second = units(make_spec(units=2))
+    propose(state, first)
+    decide(state, CoordinatorCaught(at=NOW, coordinator=COORDINATOR))
+    decide(state, CoordinatorCaught(at=NOW, coordinator=COORDINATOR))
+    [refused] = get_messages(propose(state, second))
+    assert refused.code == "GM-8006"
+    state, _ = start_again(state)
+    assert state.distrusted == (COORDINATOR,)
+    assert len(state.find_active()) == 1
 
 
 # ---- time ----------------------------------------------------------------------------------

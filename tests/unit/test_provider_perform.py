@@ -24,11 +24,12 @@ from gpumarket.adapters.gpus import (
 )
 from gpumarket.adapters.logs import Log
 from gpumarket.config import SimulatedDevice
-from gpumarket.protocol.errors import ContentError, GpuMarketError, SandboxError
+from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.job import Split
 from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import LeaseAccepted, Message, ResultsOpened, RootSigned
 from gpumarket.protocol.signing import verify
+from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import (
     DOMAIN,
     make_address,
@@ -46,6 +47,7 @@ from provider_node.cheat import Forger
 from provider_node.core.effects import (
     CleanUp,
     PrepareUnit,
+    ReadFunds,
     RunUnit,
     SendMessage,
     SignOpenings,
@@ -56,6 +58,8 @@ from provider_node.core.effects import (
 )
 from provider_node.core.events import (
     AttemptFailed,
+    FundsSeen,
+    FundsUnknown,
     OutputStored,
     ReceiptSigned,
     UnitPrepared,
@@ -136,12 +140,28 @@ class FakeIdentity:
 
 
 @dataclass
+class FakeBank:
+    """A chain that says what a test told it, or nothing."""
+
+    is_down: bool = False
+
+    async def read_escrow(self, _requester: Any) -> Amount:
+        if self.is_down:
+            raise ChainError("the chain does not answer", code="GM-3001")
+        return Amount(7)
+
+    async def read_bond(self, _coordinator: Any) -> Amount:
+        return Amount(9)
+
+
+@dataclass
 class Stage:
     """A world made of fakes, and what was posted in it."""
 
     world: World
     runner: FakeRunner
     link: FakeLink
+    bank: FakeBank
     posted: list[Any]
 
     def get(self, kind: type[Any]) -> list[Any]:
@@ -150,7 +170,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
-    runner, link, posted = FakeRunner(tmp_path), FakeLink(), list[Any]()
+    runner, link, bank, posted = FakeRunner(tmp_path), FakeLink(), FakeBank(), list[Any]()
 
     async def post(event: Any) -> None:
         posted.append(event)
@@ -160,12 +180,30 @@ def stage(tmp_path: Path) -> Stage:
         domain=DOMAIN,
         runner=runner,  # type: ignore[arg-type]  # a fake of what is used
         link=link,
+        bank=bank,
         post=post,
         clock=SystemClock(),
         log=Log("test"),
         note_phase=lambda _phase, _seconds: None,
     )
-    return Stage(world, runner, link, posted)
+    return Stage(world, runner, link, bank, posted)
+
+
+# ---- the chain -----------------------------------------------------------------------------
+
+
+async def test_funds_are_read_and_a_silent_chain_is_said(stage: Stage) -> None:
+    requester = make_address("requester")
+    effect = ReadFunds(requester=requester, coordinator=COORDINATOR)
+    await perform(effect, stage.world)
+    stage.bank.is_down = True
+    await perform(effect, stage.world)
+    seen, unknown = stage.posted
+    assert isinstance(seen, FundsSeen)
+    assert (seen.requester, seen.coordinator) == (requester, COORDINATOR)
+    assert (seen.escrow, seen.bond) == (7, 9)
+    assert isinstance(unknown, FundsUnknown)
+    assert unknown.code == "GM-3001"
 
 
 # ---- one unit ------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpumarket.protocol.gpu import DeviceNeed
-from gpumarket.protocol.messages import LeaseProposed
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.factories import (
@@ -25,7 +24,7 @@ from gpumarket.testing.factories import (
     make_lease_offer,
     make_resources,
     make_spec,
-    sign,
+    propose,
 )
 from provider_node.api import (
     URL_FILE,
@@ -39,6 +38,7 @@ from provider_node.commands import provider
 from provider_node.core.decide import Provider, decide
 from provider_node.core.events import (
     CoordinatorJoined,
+    FundsSeen,
     MessageReceived,
     ProcessStarted,
     TimePassed,
@@ -63,6 +63,8 @@ def make_busy_node() -> Provider:
         isolation="runc",
         repro_class=make_hash("class"),
         price_per_device_hour=Amount(400_000),
+        order_lifetime_seconds=7 * 86_400,
+        bond_min=Amount(1),
     )
     state = Provider(terms=terms)
     decide(state, ProcessStarted(at=NOW, terms=terms))
@@ -71,7 +73,7 @@ def make_busy_node() -> Provider:
     lease = make_lease_offer(make_spec(units=2, name="render", resources=need))
     cheap = make_lease_offer(lease.job, unit=1, price_per_device_hour=100)
     for offer in (lease, cheap):
-        message = LeaseProposed(lease=sign(offer, "coordinator"))
+        message = propose(offer)
         decide(
             state,
             MessageReceived(
@@ -81,6 +83,14 @@ def make_busy_node() -> Provider:
                 disk_free_bytes=10**12,
             ),
         )
+    seen = FundsSeen(
+        at=Timestamp(NOW + 10),
+        requester=make_address("requester"),
+        coordinator=COORDINATOR,
+        escrow=Amount(10**9),
+        bond=Amount(10**9),
+    )
+    decide(state, seen)
     decide(
         state,
         UnitProgressed(at=NOW, lease_id=lease.lease_id, phase="run", done=3, total=9, line="x"),
