@@ -26,6 +26,7 @@ from coordinator.core.state import (
     set_timer,
 )
 from gpumarket.protocol.attestation import Attestation, Verdict
+from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.settlement import LANES_MAX, Bill, PaymentLeaf, compute_fee_evidence
@@ -156,15 +157,14 @@ def make_bills(state: State, job: Job) -> list[BillRecord]:
 
 
 def _make_bill(state: State, job: Job, group: list[tuple[Address, PaymentLeaf]]) -> Bill:
-    lines = {leaf.line for _, leaf in group}
-    units = job.order.body.units
     checks = list_paid_checks(state, job)
-    return Bill(
-        order=job.order,
-        receipts=tuple(get_receipt(le) for le in list_accepted(state, job) if le.unit in lines),
-        attestations=tuple(
-            attestation for i, (_, attestation) in enumerate(checks) if units + i in lines
-        ),
+    leases = list_accepted(state, job) + [state.leases[check.lease_id] for check, _ in checks]
+    receipts = [get_receipt(lease) for lease in leases]
+    return make_bill(
+        job.order,
+        [leaf for _, leaf in group],
+        receipts={receipt.body.compute_struct_hash(): receipt for receipt in receipts},
+        attestations={signed.body.compute_struct_hash(): signed for _, signed in checks},
     )
 
 

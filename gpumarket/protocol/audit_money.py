@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import (
     BatchFact,
@@ -227,12 +228,11 @@ def _check_bill(proof: ProofOfExecution, settlement: SettlementProof) -> None:
 
 def _make_bill(proof: ProofOfExecution, settlement: SettlementProof) -> Bill:
     receipts, checks = index_all_receipts(proof), index_checks(proof)
-    own = [leaf for _, leaf in iterate_leaves_in(proof, settlement)]
-    names = [leaf.evidence_hash for leaf in sorted(own, key=lambda leaf: leaf.line)]
-    return Bill(
-        order=proof.order,
-        receipts=tuple(receipts[name] for name in names if name in receipts),
-        attestations=tuple(checks[name].attestation for name in names if name in checks),
+    return make_bill(
+        proof.order,
+        [leaf for _, leaf in iterate_leaves_in(proof, settlement)],
+        receipts=receipts,
+        attestations={name: check.attestation for name, check in checks.items()},
     )
 
 

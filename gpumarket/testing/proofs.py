@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import ChainEvidence
 from gpumarket.protocol.header import decode_header_untrusted, encode_header
@@ -32,7 +33,6 @@ from gpumarket.protocol.receipt import UnitResult
 from gpumarket.protocol.sampling import compute_sample_size, compute_seed, draw_sample
 from gpumarket.protocol.settlement import (
     Batch,
-    Bill,
     PaymentLeaf,
     compute_fee_evidence,
     make_lanes,
@@ -252,7 +252,6 @@ class ProofMaker:
         payments = self.list_payments(epochs) if payments is None else payments
         own = self.order.body.compute_struct_hash()
         ours = [leaf for _, _, leaf in payments if leaf.order_hash == own]
-        names = [leaf.evidence_hash for leaf in sorted(ours, key=lambda leaf: leaf.line)]
         receipts = {
             receipt.body.compute_struct_hash(): receipt
             for epoch in epochs
@@ -264,11 +263,7 @@ class ProofMaker:
             for epoch in epochs
             for check in epoch.checks
         }
-        bill = Bill(
-            order=self.order,
-            receipts=tuple(receipts[name] for name in names if name in receipts),
-            attestations=tuple(attestations[name] for name in names if name in attestations),
-        )
+        bill = make_bill(self.order, ours, receipts=receipts, attestations=attestations)
         orders = sorted({leaf.order_hash for _, _, leaf in payments})
         return Batch(
             coordinator=make_address("coordinator"),

@@ -10,13 +10,17 @@ from coordinator.core.invariants import check_state
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.reporting import NextStep, describe_next, explain_job, find_job
 from coordinator.core.settling import compute_money, list_payments
+from gpumarket.protocol.bills import find_leaf_evidence
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.disputes import Standing, check_evidence
 from gpumarket.protocol.errors import InvalidInput, LocalProtocolError
 from gpumarket.protocol.job import Limits, VerifyPolicy
 from gpumarket.protocol.lease import LeaseState, Reason
+from gpumarket.protocol.ledger import ROLE_VERIFIER
+from gpumarket.protocol.openings import Place
 from gpumarket.protocol.settlement import compute_fee_evidence
 from gpumarket.protocol.units import Amount
-from gpumarket.testing.factories import change, make_address, make_hash, make_spec
+from gpumarket.testing.factories import DOMAIN, change, make_address, make_hash, make_spec
 from tests.coordinator_market import DURATION_MS, Market, play_until, refuse_chain
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
@@ -99,6 +103,47 @@ def test_the_batch_document_holds_the_evidence_of_every_line():
     leaves = {leaf.evidence_hash for lane in effect.batch.lanes for leaf in lane.leaves}
     evidence = (*bill.receipts, *bill.attestations)
     assert leaves == {signed.body.compute_struct_hash() for signed in evidence}
+
+
+@pytest.mark.parametrize("forges", [False, True])
+def test_every_line_can_be_shown_to_the_contract_with_its_bill_alone(forges):
+    market = Market(fee=40)
+    market.join("provider-1")
+    market.join("provider-2", forges=frozenset(range(6)) if forges else frozenset())
+    market.join_verifier()
+    market.submit(make_spec(units=6, verify=VerifyPolicy(mode="full")), max_fee=50, checks=12)
+    seen = []
+
+    def is_over(played):
+        seen.extend(find_batches(played))
+        return not (played.todo or played.inbox)
+
+    play_until(market, is_over)
+    bills = {compute_content_hash(bill): bill for effect in seen for bill in effect.bills}
+    verdicts = set()
+    standing = Standing(domain=DOMAIN, roles={V1: ROLE_VERIFIER})
+    for effect in {compute_content_hash(effect.batch): effect for effect in seen}.values():
+        for lane in effect.batch.lanes:
+            place = make_place(lane, posted_at=market.now)
+            for leaf in lane.leaves:
+                (bill,) = (bills[name] for name in effect.batch.bills)
+                evidence = find_leaf_evidence(bill, leaf, DOMAIN)
+                check_evidence(place, leaf, evidence, standing)
+                verdicts.add(evidence.attestation.verdict)
+    assert verdicts == {0, 1} | ({2} if forges else set())
+
+
+def make_place(lane, *, posted_at):
+    return Place(
+        coordinator=make_address("coordinator"),
+        sequence=0,
+        posted_at=posted_at,
+        lane=0,
+        index=0,
+        requester=lane.requester,
+        payee=lane.payee,
+        lane_amount=lane.amount,
+    )
 
 
 def test_a_batch_that_was_posted_twice_is_noted_once():
