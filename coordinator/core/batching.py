@@ -244,8 +244,9 @@ def _make_post(state: State, record: BatchRecord) -> PostBatch:
 
 
 def list_unposted(state: State) -> list[Effect]:
-    """Return the effects that post what is not on chain yet."""
-    return [_make_post(state, state.batches[number]) for number in state.open_batches]
+    """Return the effects that post what is not on chain yet and does not wait for its retry."""
+    records = (state.batches[number] for number in state.open_batches)
+    return [_make_post(state, record) for record in records if record.retry_at is None]
 
 
 def list_posted(state: State, job: Job) -> list[BatchRecord]:
@@ -261,7 +262,7 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
     if record is None:
         return []
     record.sequence, record.block, record.tx = event.sequence, event.block, event.tx
-    record.posted_at, record.problem = state.now, ""
+    record.posted_at, record.retry_at, record.problem = state.now, None, ""
     state.open_batches.remove(record.number)
     state.posted_batches.append(record.number)
     others = len(record.bill_keys) - 1
@@ -279,7 +280,10 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
 def retry_batch(state: State, key: bytes) -> list[Effect]:
     """Post a batch again after a pause."""
     record = _find_open(state, int.from_bytes(key, "big"))
-    return [] if record is None else [_make_post(state, record)]
+    if record is None or record.retry_at is None or record.retry_at > state.now:
+        return []
+    record.retry_at = None
+    return [_make_post(state, record)]
 
 
 def _find_open(state: State, number: int) -> BatchRecord | None:
@@ -292,7 +296,9 @@ def _find_open(state: State, number: int) -> BatchRecord | None:
 def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
     """Try a batch again later, or take it apart where the chain will never take it as it is."""
     record = _find_open(state, event.number)
-    if record is None:
+    # Only one try is under way at a time: a second could come through after the refusal of the
+    # first, when its lines are in other batches.
+    if record is None or record.retry_at is not None:
         return []
     if record.problem != event.text:
         for key in record.bill_keys:
@@ -300,8 +306,8 @@ def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
             write_log(state, job, "chain-refused", text=f"batch: {event.text}")
     record.problem = event.text
     if not event.is_final:
-        at = state.now + state.settings.retry_seconds
-        set_timer(state, at, "batch", key=record.number.to_bytes(8, "big"))
+        record.retry_at = Timestamp(state.now + state.settings.retry_seconds)
+        set_timer(state, record.retry_at, "batch", key=record.number.to_bytes(8, "big"))
         return []
     return _take_apart(state, record, event)
 

@@ -160,6 +160,7 @@ def _check_batches(state: State) -> Iterator[str]:
     if set(state.open_batches) | set(state.posted_batches) != set(state.batches):
         yield "batches are not split into open and posted"
     lines: set[tuple[bytes, int]] = set()
+    timers = {(kind, key) for _, kind, key in state.timers}
     for number, record in state.batches.items():
         leaves = [leaf for lane in record.document.lanes for leaf in lane.leaves]
         names = {(leaf.order_hash, leaf.line) for leaf in leaves}
@@ -172,6 +173,8 @@ def _check_batches(state: State) -> Iterator[str]:
             yield f"batch {number} misses some of what its requesters pay"
         if len(record.document.lanes) > LANES_MAX or len(leaves) > BATCH_LINES_MAX:
             yield f"batch {number} is too large"
+        if record.retry_at is not None and ("batch", number.to_bytes(8, "big")) not in timers:
+            yield f"batch {number} waits for ever"
         yield from _check_contents(state, record, names)
 
 

@@ -190,6 +190,8 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     block: int = 0
     tx: Hash32 | None = None
     posted_at: Timestamp | None = None
+    retry_at: Timestamp | None = None
+    """When it is posted again; None while it is being posted, and afterwards."""
     problem: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -15,12 +16,19 @@ from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
 from gpumarket.protocol.job import Limits, Retry, VerifyPolicy
-from gpumarket.protocol.units import Amount
 from gpumarket.testing.factories import ANYWHERE, make_address, make_hash, make_reason, make_spec
-from tests.coordinator_market import Market, make_settings, refuse_chain
+from tests.coordinator_market import (
+    DEPOSIT,
+    Market,
+    make_settings,
+    refuse_batch,
+    refuse_chain,
+    sum_requesters,
+)
 
 PROVIDERS = ("provider-1", "provider-2", "provider-3")
 VERIFIERS = ("verifier-1", "verifier-2")
+REQUESTERS = ("requester-1", "requester-2", "requester-3")
 PICK = st.integers(min_value=0, max_value=50)
 HONEST: dict[str, Any] = {
     "forges": frozenset(),
@@ -48,6 +56,11 @@ CHEATS = st.sampled_from(
 MODES = st.sampled_from(["sample", "sample", "full", "none"])
 TWO_DAYS = 2 * 86_400
 CHAIN_CALLS = (effects.CommitEpoch, effects.FixSeed, effects.PostBatch)
+SETTINGS: dict[str, Any] = {
+    "epoch_seconds": 20, "grace_seconds": 10, "settle_interval_seconds": 30,
+}  # fmt: skip
+SEEN: Counter[str] = Counter()
+"""What came about at least once: rules that never meet prove nothing."""
 LOSABLE = (effects.SendMessage, effects.ProposeLease, effects.CloseSession)
 
 
@@ -56,7 +69,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.market = Market(epoch_seconds=20, grace_seconds=10)
+        self.market = Market(**SETTINGS)
         self.submitted = 0
         self.forgers: set[str] = set()
 
@@ -65,17 +78,27 @@ class CoordinatorMachine(RuleBasedStateMachine):
         third=CHEATS,
         units=st.integers(min_value=3, max_value=8),
         mode=MODES,
-        # How far the job has come when the trouble begins.
-        steps=st.integers(min_value=0, max_value=120),
+        jobs=st.integers(min_value=2, max_value=4),
+        # How far the jobs have come when the trouble begins.
+        steps=st.integers(min_value=0, max_value=240),
+        until=st.sampled_from(["anywhere", "pooled", "cut", "refused", "insolvent"]),
     )
-    def start(self, second, third, units, mode, steps) -> None:
+    def start(self, second, third, units, mode, jobs, steps, until) -> None:
         market = self.market
         market.post(events.ProcessStarted(at=market.now, sources=(ANYWHERE,)))
         for name, cheat in zip(PROVIDERS, ({}, second, third), strict=True):
             self.join(name, cheat)
         market.join_verifier(VERIFIERS[0])
-        self.submit_job(make_spec(units=units, verify=VerifyPolicy(mode=mode)))
-        self.play(steps)
+        for index in range(jobs):
+            spec = make_spec(units=units if index == 0 else 1, verify=VerifyPolicy(mode=mode))
+            self.submit_job(spec, signer=REQUESTERS[index % len(REQUESTERS)])
+        self.play(steps if until == "anywhere" else 1_000)
+        if until == "insolvent":
+            self.move_escrow_of(REQUESTERS[0], left=steps, is_seen=bool(steps % 2))
+        if until in ("cut", "refused", "insolvent"):
+            market.wait(30)
+        if until == "refused" and self.list_shared():
+            self.refuse_shared(steps, "GM-3011" if steps % 2 else "GM-3055", is_named=steps < 80)
 
     def submit_job(self, spec, **changes) -> None:
         self.submitted += 1
@@ -84,7 +107,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
             "settle_by": self.market.now + 4_000,
             "expiry": self.market.now + 8_000,
         }
-        self.market.post(self.market.make_submission(spec, **(values | changes)))
+        escrow = self.market.chain.compute_left(make_address(changes["signer"]))
+        self.market.post(self.market.make_submission(spec, escrow=escrow, **(values | changes)))
 
     # ---- who comes and goes ------------------------------------------------------------
 
@@ -115,22 +139,23 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if make_address(name) in self.market.verifiers:
             self.market.leave_verifier(name)
 
-    @precondition(lambda self: self.submitted < 3)
+    @precondition(lambda self: self.submitted < 6)
     @rule(
+        signer=st.sampled_from(REQUESTERS),
         units=st.integers(min_value=1, max_value=6),
         mode=MODES,
         attempts_max=st.integers(min_value=0, max_value=5),
         queue_seconds=st.sampled_from([30, 1_800, 1_800]),
         wait=st.sampled_from([0, 60]),
     )
-    def submit(self, units, mode, attempts_max, queue_seconds, wait) -> None:
+    def submit(self, signer, units, mode, attempts_max, queue_seconds, wait) -> None:
         spec = make_spec(
             units=units,
             verify=VerifyPolicy(mode=mode),
             retry=Retry(attempts_max=attempts_max),
             limits=Limits(queue_seconds=queue_seconds, run_seconds=600),
         )
-        self.submit_job(spec, wait=wait)
+        self.submit_job(spec, signer=signer, wait=wait)
 
     @rule(pick=st.integers(min_value=0, max_value=9))
     def cancel(self, pick) -> None:
@@ -139,16 +164,33 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if pick in jobs:
             self.market.post(events.JobCancelled(at=self.market.now, order_hash=jobs[pick]))
 
-    @rule(balance=st.sampled_from([0, 10**9]))
-    def see_escrow(self, balance) -> None:
-        self.market.post(
-            events.EscrowSeen(
-                at=self.market.now,
-                requester=make_address("requester"),
-                balance=Amount(balance),
-                block=self.market.chain.block,
-            )
-        )
+    @rule(
+        name=st.sampled_from(REQUESTERS),
+        left=st.sampled_from([0, 150, 300, 10**9]),
+        withdrawing=st.sampled_from([0, 0, 10**9]),
+        is_seen=st.booleans(),
+    )
+    def move_escrow(self, name, left, withdrawing, is_seen) -> None:
+        self.market.chain.withdrawing[make_address(name)] = withdrawing
+        self.move_escrow_of(name, left=left, is_seen=is_seen)
+
+    def move_escrow_of(self, name, *, left, is_seen) -> None:
+        chain, requester = self.market.chain, make_address(name)
+        spent = chain.deposits.get(requester, DEPOSIT) - chain.compute_left(requester)
+        chain.deposits[requester] = spent + left
+        if is_seen:
+            self.market.post(chain.read_escrow(requester, self.market.now))
+
+    @rule(names_accounts=st.booleans())
+    def change_the_chains_words(self, names_accounts) -> None:
+        self.market.chain.names_accounts = names_accounts
+
+    @rule(pick=st.integers(min_value=0, max_value=20))
+    def spoil(self, pick) -> None:
+        """Make the contract refuse an order; seldom, as with canceling."""
+        jobs = dict(enumerate(self.market.state.jobs, start=18))
+        if pick in jobs:
+            self.market.chain.bad_orders.add(jobs[pick])
 
     # ---- what reaches whom -------------------------------------------------------------
 
@@ -166,8 +208,32 @@ class CoordinatorMachine(RuleBasedStateMachine):
         calls = [effect for effect in self.market.todo if isinstance(effect, CHAIN_CALLS)]
         if calls:
             effect = calls[pick % len(calls)]
+            if isinstance(effect, effects.PostBatch):
+                # Final is what is not on chain: whoever performs it has looked.
+                is_final &= effect.batch not in [each.batch for each in self.market.chain.batches]
             self.market.todo.remove(effect)
             self.market.post(refuse_chain(effect, self.market.now, is_final=is_final))
+
+    @precondition(lambda self: self.list_shared())
+    @rule(pick=PICK, code=st.sampled_from(["GM-3055", "GM-3011"]), is_named=st.booleans())
+    def refuse_for_good(self, pick, code, is_named) -> None:
+        self.refuse_shared(pick, code, is_named=is_named)
+
+    def refuse_shared(self, pick, code, *, is_named) -> None:
+        """Have a batch of several jobs refused by the contract, rightly or not."""
+        batches = self.list_shared()
+        effect = batches[pick % len(batches)]
+        payers = list(sum_requesters(effect))
+        account = payers[pick % len(payers)] if is_named else b""
+        self.market.todo.remove(effect)
+        self.market.post(refuse_batch(effect, self.market.now, code=code, account=account))
+        SEEN["refused for good"] += 1
+
+    def list_shared(self) -> list[effects.PostBatch]:
+        """The batches of several jobs that are not on chain."""
+        on_chain = [posted.batch for posted in self.market.chain.batches]
+        posts = [effect for effect in self.market.todo if isinstance(effect, effects.PostBatch)]
+        return [each for each in posts if len(each.bills) > 1 and each.batch not in on_chain]
 
     @precondition(lambda self: self.market.inbox)
     @rule(pick=PICK, repeats=st.booleans())
@@ -242,10 +308,24 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @invariant()
     def money_moves_only_as_ordered(self) -> None:
         self.market.chain.sum_paid()
+        paid: Counter[bytes] = Counter()
         for posted in self.market.chain.batches:
-            order = self.market.state.jobs[posted.order_hash].order.body
-            total = sum(lane.amount for lane in posted.batch.lanes)
-            assert total <= order.compute_exposure()
+            for lane in posted.batch.lanes:
+                for leaf in lane.leaves:
+                    job = self.market.state.jobs[leaf.order_hash]
+                    assert job.order.body.requester == lane.requester
+                    paid[leaf.order_hash] += leaf.price
+        for order_hash, total in paid.items():
+            assert total <= self.market.state.jobs[order_hash].order.body.compute_exposure()
+        self.note_what_was_seen()
+
+    def note_what_was_seen(self) -> None:
+        for posted in self.market.chain.batches:
+            SEEN["two jobs of two requesters"] += len(sum_requesters(posted)) >= 2
+            SEEN["two jobs of one requester"] += len(posted.bills) > len(sum_requesters(posted))
+        bills = [bill for job in self.market.state.jobs.values() for bill in job.bills]
+        codes = [bill.problem.code for bill in bills if bill.problem is not None]
+        SEEN["an escrow too small"] += "GM-3011" in codes
 
     def teardown(self) -> None:
         """After all that, honest people and time bring every job to its end."""
@@ -254,6 +334,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
             market.join(name, **HONEST)
         for name in VERIFIERS:
             market.join_verifier(name, is_silent=False, is_mute_when_shown=False)
+        for name in REQUESTERS:
+            market.chain.deposits[make_address(name)] = 10**12
         market.run(seconds_max=TWO_DAYS)
         for job in market.state.jobs.values():
             money = compute_money(market.state, job)
@@ -264,6 +346,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
             else:
                 assert job.reason is not None
         assert not market.state.open_epochs and not market.state.pool
+        self.note_what_was_seen()
+        assert not market.state.open_batches and not market.state.due
         spent = sum(compute_money(market.state, j).spent for j in market.state.jobs.values())
         assert sum(market.chain.sum_paid().values()) == spent
         for name in set(PROVIDERS) - self.forgers:
@@ -273,7 +357,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def check_replay(self) -> None:
         """The same events give the same state, byte for byte."""
-        replayed = make_state(make_settings(epoch_seconds=20, grace_seconds=10))
+        replayed = make_state(make_settings(**SETTINGS))
         for event in self.market.posted:
             data = msgspec.msgpack.encode(event)
             replayed.decide(msgspec.msgpack.decode(data, type=events.EVENT))
@@ -281,5 +365,15 @@ class CoordinatorMachine(RuleBasedStateMachine):
         assert isinstance(replayed, CoordinatorState)
 
 
-TestCoordinatorMachine = CoordinatorMachine.TestCase
-TestCoordinatorMachine.settings = settings(max_examples=80, stateful_step_count=40)
+class TestCoordinatorMachine(CoordinatorMachine.TestCase):
+    """The machine, and afterwards the proof that it met what it is there for."""
+
+    settings = settings(max_examples=80, stateful_step_count=40)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        missing = {
+            "two jobs of two requesters", "two jobs of one requester", "refused for good",
+            "an escrow too small",
+        } - {name for name, count in SEEN.items() if count}  # fmt: skip
+        assert not missing, f"the machine never met: {sorted(missing)}"

@@ -19,7 +19,14 @@ from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.job import Limits, Placement, VerifyPolicy
 from gpumarket.protocol.settlement import Batch, Bill, Lane, PaymentLeaf
 from gpumarket.protocol.units import Amount
-from gpumarket.testing.factories import change, make_address, make_hash, make_spec
+from gpumarket.testing.factories import (
+    change,
+    make_address,
+    make_attestation,
+    make_hash,
+    make_spec,
+    sign,
+)
 from tests.coordinator_market import (
     DEPOSIT,
     DURATION_MS,
@@ -142,6 +149,32 @@ def test_a_full_pool_is_cut_at_once_by_its_lanes(monkeypatch):
     assert [len(posted.batch.lanes) for posted in market.chain.batches] == [2]
 
 
+def test_a_pool_that_fills_a_batch_exactly_is_cut_at_once(monkeypatch):
+    market = make_market("alice", "bob", interval=FAR, settle_jobs_max=2)
+    market.run(seconds_max=200)
+    assert list_sizes(market) == [2]
+    monkeypatch.setattr("coordinator.core.batching.LANES_MAX", 2)
+    market = make_market("alice", "bob", interval=FAR)
+    market.run(seconds_max=200)
+    assert list_sizes(market) == [2]
+
+
+def test_no_batch_has_more_lanes_than_the_chain_takes(monkeypatch):
+    market = make_market("alice", "bob", "carol")
+    play_until(market, lambda m: len(m.state.due) == 3)
+    monkeypatch.setattr("coordinator.core.batching.LANES_MAX", 2)
+    market.run(seconds_max=20)
+    assert list_sizes(market) == [2, 1]
+
+
+def test_the_escrow_of_each_requester_is_read_once_while_its_bills_wait():
+    market = make_market("alice", "bob", "alice", interval=FAR)
+    play_until(market, lambda m: len(m.state.due) == 3)
+    market.run()
+    reads = [e.requester for e in market.posted if isinstance(e, events.EscrowSeen)]
+    assert sorted(reads) == sorted([ALICE, BOB])
+
+
 def test_a_full_pool_is_cut_at_once_by_its_lines(monkeypatch):
     monkeypatch.setattr("coordinator.core.batching.BATCH_LINES_MAX", 2)
     market = make_market("alice", "alice", "alice", "bob", "bob", interval=FAR)
@@ -195,6 +228,21 @@ def test_a_job_that_comes_through_after_the_last_moment_is_not_posted():
     market.wait(job.order.body.settle_by - 29 - market.now)
     market.run(seconds_max=FAR)
     assert market.chain.batches == [] and job.reason.code == "GM-1202"
+
+
+def test_a_job_that_is_cut_off_after_the_last_moment_is_not_posted():
+    market = Market(epoch_receipts_max=1)
+    market.join("provider-1", offer={"slots": 1})
+    verify = VerifyPolicy(mode="none")
+    job = market.submit(make_spec(units=2, verify=verify, limits=Limits(queue_seconds=FAR)))
+    play_until(market, lambda m: job.counts[UnitState.ACCEPTED] == 1)
+    market.leave("provider-1")
+    market.inbox.clear()
+    market.wait(job.order.body.settle_by - 30 - market.now)
+    assert not find_posts(market) and job.bills
+    market.run(seconds_max=FAR)
+    assert (job.state, job.reason.code) == (JobState.FAILED, "GM-1202")
+    assert market.chain.batches == []
 
 
 # ---- who cannot pay ------------------------------------------------------------------------
@@ -330,6 +378,21 @@ def test_a_refusal_that_a_reading_contradicts_is_tried_at_the_pace_of_retries():
     assert list_sizes(market) == [1] and 2 <= tries <= 6
 
 
+def test_who_was_refused_waits_for_its_retry_whatever_is_read_before():
+    market = make_posts("alice", "bob", settle_jobs_max=3)
+    (effect,) = find_posts(market)
+    market.todo.clear()
+    market.post(refuse_batch(effect, market.now, code="GM-3011", account=BOB))
+    market.run()  # the escrow is read, and has enough
+    assert is_covered(market.state, BOB) and list_sizes(market) == [1]
+    market.post(events.TimePassed(at=market.now))
+    batching.want_cut(market.state, b"")
+    market.post(events.TimePassed(at=market.now))
+    assert not find_posts(market)
+    market.run(seconds_max=10)
+    assert list_sizes(market) == [1, 1]
+
+
 # ---- what the chain refuses ----------------------------------------------------------------
 
 
@@ -363,6 +426,15 @@ def test_news_of_a_batch_that_was_taken_apart_change_nothing():
     assert msgspec.msgpack.encode(market.state) == before
 
 
+def test_a_refusal_of_a_batch_that_nobody_posts_changes_nothing():
+    market = make_posts("alice", "bob")
+    (effect,) = find_posts(market)
+    market.post(refuse_chain(effect, market.now))
+    before = msgspec.msgpack.encode(market.state)
+    assert market.post(refuse_batch(effect, market.now)) == []
+    assert msgspec.msgpack.encode(market.state) == before
+
+
 def test_each_batch_has_a_number_of_its_own():
     market = make_posts("alice", "bob", "carol", "dave")
     market.chain.bad_orders = {list_jobs(market)[0].order_hash}
@@ -386,6 +458,18 @@ def test_the_pool_and_batches_under_way_outlive_a_crash():
     assert find_posts(market) == [effect]
     market.run(seconds_max=100)
     assert list_sizes(market) == [2] and list_states(market) == [JobState.SETTLED] * 2
+
+
+def test_a_batch_that_waits_for_its_retry_is_posted_once_after_a_crash():
+    market = make_posts("alice", "bob")
+    (effect,) = find_posts(market)
+    market.post(refuse_chain(effect, market.now))
+    market.restart()
+    assert not find_posts(market)
+    market.wait(10)
+    assert find_posts(market) == [effect]
+    market.wait(10)
+    assert find_posts(market) == [effect]
 
 
 def test_a_replay_makes_the_same_batches():
@@ -416,8 +500,10 @@ def test_the_largest_documents_fit_a_block_of_the_content_store():
     market = make_posts("alice")
     (bill,) = find_posts(market)[0].bills
     lines = settling.BILL_LINES_MAX
-    # A task's receipt is larger than a check's attestation.
-    largest = Bill(order=bill.order, receipts=bill.receipts * lines, attestations=())
+    # A line is a receipt at most, or a check with the receipt that was checked.
+    check = sign(make_attestation(), "verifier-1")
+    checks = (check,) * lines
+    largest = Bill(order=bill.order, receipts=bill.receipts * lines, attestations=checks)
     assert len(encode_document(largest)) < BLOCK_BYTES_MAX
     leaf = PaymentLeaf(
         order_hash=make_hash("a"), line=2**32 - 1, evidence_hash=make_hash("b"), price=2**63
