@@ -282,6 +282,22 @@ abstract contract Court is Scene {
         disputes.timeout(id, challenge);
     }
 
+    /// @dev Leaf 1 is asked for, and nobody shows it.
+    function _voidLane() internal {
+        _deposit(STRANGER, CHALLENGE_BOND);
+        bytes memory call_ = abi.encodeCall(disputes.challengeWithheld, (batch, 0, 1));
+        uint256 id = abi.decode(_must(STRANGER, address(disputes), call_), (uint256));
+        IDisputes.Challenge memory challenge = IDisputes.Challenge({
+            place: _place(batch, _work(), 0, 1),
+            leafHash: 0,
+            price: 0,
+            challenger: STRANGER,
+            deadline: uint64(VM.getBlockTimestamp()) + RESPONSE
+        });
+        VM.warp(VM.getBlockTimestamp() + RESPONSE + 1);
+        disputes.timeout(id, challenge);
+    }
+
     /* HELPERS */
 
     function _must(address account, bytes memory call_) internal returns (bytes memory answer) {
