@@ -121,20 +121,6 @@ def compute_sum_path(
     return tuple(path)
 
 
-def has_sum_leaf(
-    root: tuple[Hash32, int],
-    leaf: tuple[Hash32, int],
-    *,
-    index: int,
-    count: int,
-    path: Sequence[tuple[Hash32, int]],
-) -> bool:
-    """Tell whether `leaf` is at `index` of the `count` leaves under (root hash, total)."""
-    if not 0 <= index < count or len(path) != (count - 1).bit_length():
-        return False
-    return climb_sum_path(leaf, index, path) == root
-
-
 def climb_sum_path(
     node: tuple[Hash32, int], index: int, path: Sequence[tuple[Hash32, int]]
 ) -> tuple[Hash32, int]:

@@ -18,7 +18,6 @@ from gpumarket.protocol.settlement import (
     compute_leaf_path,
     compute_sum_path,
     compute_sum_root,
-    has_sum_leaf,
     make_lanes,
     pack_lanes,
 )
@@ -75,17 +74,16 @@ def test_a_sum_leaf_is_provable_with_its_own_amount_and_index_only(
     items: list[tuple[Hash32, int]], data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, len(items) - 1))
-    root, count = compute_sum_root(items), len(items)
+    root = compute_sum_root(items)
     path = compute_sum_path(items, index)
     assert root[1] == sum(amount for _, amount in items)
-    assert has_sum_leaf(root, items[index], index=index, count=count, path=path)
-    for other in range(-1, count + 2):
-        if other != index:
-            assert not has_sum_leaf(root, items[index], index=other, count=count, path=path)
+    assert climb_sum_path(items[index], index, path) == root
+    for other in range(1 << len(path)):
+        is_own = other == index
+        assert (climb_sum_path(items[index], other, path) == root) == is_own
     name, amount = items[index]
-    assert not has_sum_leaf(root, (name, amount + 1), index=index, count=count, path=path)
-    wrong = (root[0], root[1] + 1)
-    assert not has_sum_leaf(wrong, items[index], index=index, count=count, path=path)
+    assert climb_sum_path((name, amount + 1), index, path) != root
+    assert climb_sum_path((keccak256(name), amount), index, path) != root
 
 
 @settings(max_examples=60)

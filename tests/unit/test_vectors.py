@@ -3,22 +3,33 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpumarket.protocol.attestation import Attestation
+from gpumarket.protocol.disputes import (
+    Acceptance,
+    Claim,
+    LeafFault,
+    find_leaf_fault,
+    split_slash,
+)
 from gpumarket.protocol.header import decode_header_untrusted
+from gpumarket.protocol.juries import compute_jury_seed
+from gpumarket.protocol.lease import Assignment
+from gpumarket.protocol.openings import LeafOpening, Place, PostedBatch, open_leaf
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
-from gpumarket.protocol.sampling import compute_seed
+from gpumarket.protocol.sampling import compute_commitment_hash, compute_seed
 from gpumarket.protocol.settlement import (
     LANE_BYTES,
     PaymentLeaf,
+    climb_sum_path,
     compute_sum_path,
     compute_sum_root,
-    has_sum_leaf,
 )
 from gpumarket.protocol.signing import Domain, keccak256, recover_signer
 
@@ -58,8 +69,9 @@ def test_the_file_is_what_the_generator_writes_today(monkeypatch: pytest.MonkeyP
 
 def test_every_kind_of_vector_is_checked_here_and_none_is_empty() -> None:
     assert set(VECTORS) == {
-        "domain", "orders", "receipts", "attestations", "documents", "signatures", "leaves",
-        "trees", "seeds", "headers", "batches",
+        "domain", "orders", "receipts", "attestations", "assignments", "acceptances", "claims",
+        "documents", "signatures", "leaves", "trees", "seeds", "jurySeeds", "commitments",
+        "headers", "batches", "faults", "slashes",
     }  # fmt: skip
     assert all(VECTORS.values())
 
@@ -72,7 +84,10 @@ def test_the_separator_agrees() -> None:
     ("kind", "entry"),
     [(Order, entry) for entry in VECTORS["orders"]]
     + [(Receipt, entry) for entry in VECTORS["receipts"]]
-    + [(Attestation, entry) for entry in VECTORS["attestations"]],
+    + [(Attestation, entry) for entry in VECTORS["attestations"]]
+    + [(Assignment, entry) for entry in VECTORS["assignments"]]
+    + [(Acceptance, entry) for entry in VECTORS["acceptances"]]
+    + [(Claim, entry) for entry in VECTORS["claims"]],
 )
 def test_struct_hashes_and_digests_agree(kind: Any, entry: dict[str, str]) -> None:
     struct_hash = read(kind, entry).compute_struct_hash()
@@ -97,23 +112,22 @@ def test_signers_agree(entry: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("entry", VECTORS["leaves"])
 def test_leaves_agree(entry: dict[str, str]) -> None:
-    leaf = PaymentLeaf(
-        order_hash=get_bytes(entry, "orderHash"),
-        line=int(entry["unit"]),
-        evidence_hash=get_bytes(entry, "receiptHash"),
-        price=int(entry["price"]),
-    )
+    leaf = read(PaymentLeaf, entry)
     assert leaf.compute_hash() == get_bytes(entry, "hash")
+
+
+def read_path(entry: dict[str, Any]) -> tuple[tuple[bytes, int], ...]:
+    return tuple((get_bytes(node, "hash"), int(node["sum"])) for node in entry["path"])
 
 
 @pytest.mark.parametrize("entry", VECTORS["trees"])
 def test_trees_agree(entry: dict[str, Any]) -> None:
     leaves = [(get_bytes(leaf, "hash"), int(leaf["sum"])) for leaf in entry["leaves"]]
-    path = [(get_bytes(node, "hash"), int(node["sum"])) for node in entry["path"]]
+    path = read_path(entry)
     root, index = (get_bytes(entry, "root"), int(entry["sum"])), int(entry["index"])
     assert compute_sum_root(leaves) == root
-    assert list(compute_sum_path(leaves, index)) == path
-    assert has_sum_leaf(root, leaves[index], index=index, count=len(leaves), path=path)
+    assert compute_sum_path(leaves, index) == path
+    assert climb_sum_path(leaves[index], index, path) == root
 
 
 @pytest.mark.parametrize("entry", VECTORS["seeds"])
@@ -137,11 +151,92 @@ def test_headers_agree(entry: dict[str, str]) -> None:
     assert header.mix_hash == get_bytes(entry, "mixHash")
 
 
+@pytest.mark.parametrize("entry", VECTORS["jurySeeds"])
+def test_jury_seeds_agree(entry: dict[str, str]) -> None:
+    seed = compute_jury_seed(
+        chain_id=DOMAIN.chain_id,
+        jury=get_bytes(entry, "jury"),
+        case=int(entry["case"]),
+        level=int(entry["level"]),
+        mix_hash=get_bytes(entry, "mixHash"),
+    )
+    assert seed == get_bytes(entry, "seed")
+
+
+@pytest.mark.parametrize("entry", VECTORS["commitments"])
+def test_commitments_agree(entry: dict[str, str]) -> None:
+    hash_with = partial(
+        compute_commitment_hash,
+        root=get_bytes(entry, "root"),
+        nonce_hash=get_bytes(entry, "nonceHash"),
+        data_hash=get_bytes(entry, "dataHash"),
+        block=int(entry["blockNumber"]),
+    )
+    assert hash_with() == get_bytes(entry, "unseeded")
+    assert hash_with(seed=get_bytes(entry, "seed")) == get_bytes(entry, "seeded")
+
+
+def read_batch(entry: dict[str, Any]) -> PostedBatch:
+    return PostedBatch(
+        coordinator=bytes(20),
+        sequence=0,
+        posted_at=int(entry["postedAt"]),
+        data_hash=get_bytes(entry, "dataHash"),
+        root=get_bytes(entry, "root"),
+        requesters=tuple(bytes.fromhex(each[2:]) for each in entry["requesters"]),
+        payees=tuple(bytes.fromhex(each[2:]) for each in entry["payees"]),
+        lanes=get_bytes(entry, "lanes"),
+    )
+
+
 @pytest.mark.parametrize("entry", VECTORS["batches"])
-def test_the_lanes_of_batches_have_16_bytes_each(entry: dict[str, Any]) -> None:
-    lanes, size = get_bytes(entry, "lanes"), LANE_BYTES
-    count = len(lanes) // size
-    assert count * size == len(lanes) and count >= len(entry["requesters"])
-    for start in range(0, len(lanes), size):
-        assert int.from_bytes(lanes[start : start + 2], "big") < len(entry["requesters"])
-        assert int.from_bytes(lanes[start + 2 : start + 4], "big") < len(entry["payees"])
+def test_batches_and_their_openings_agree(entry: dict[str, Any]) -> None:
+    batch, stored = read_batch(entry), get_bytes(entry, "commitment")
+    assert batch.compute_hash() == stored
+    assert len(batch.lanes) == LANE_BYTES * len(batch.list_lanes())
+    for each in entry["openings"]:
+        opening = LeafOpening(
+            lane=int(each["lane"]),
+            index=int(each["index"]),
+            leaf=read(PaymentLeaf, each),
+            path=read_path(each),
+        )
+        place = open_leaf(batch, opening, stored=stored)
+        parties = (get_bytes(each, "requester"), get_bytes(each, "payee"))
+        assert (place.requester, place.payee) == parties
+        assert place.lane_amount == int(each["laneAmount"])
+
+
+def test_padding_is_opened_too() -> None:
+    openings = [each for entry in VECTORS["batches"] for each in entry["openings"]]
+    assert sum(int(each["orderHash"], 16) == 0 for each in openings) > 3
+
+
+@pytest.mark.parametrize("entry", VECTORS["faults"])
+def test_faults_agree(entry: dict[str, str]) -> None:
+    zeros = {"sequence": "0", "lane": "0", "index": "0", "laneAmount": "0"}
+    order = read(Order, VECTORS["orders"][1])
+    fault = find_leaf_fault(read(Place, zeros | entry), read(PaymentLeaf, entry), order)
+    assert fault == int(entry["fault"])
+
+
+def test_every_fault_has_a_vector() -> None:
+    assert {int(entry["fault"]) for entry in VECTORS["faults"]} == set(LeafFault)
+
+
+@pytest.mark.parametrize("entry", VECTORS["slashes"])
+def test_slashes_agree_and_burn_half(entry: dict[str, str]) -> None:
+    taken, jurors = int(entry["taken"]), int(entry["jurors"])
+    split = split_slash(
+        taken,
+        challenge_bond=int(entry["challengeBond"]),
+        has_harmed=entry["harmed"] == "1",
+        jurors=jurors,
+    )
+    assert split.to_reporter == int(entry["toReporter"])
+    assert split.to_harmed == int(entry["toHarmed"])
+    assert split.to_each_juror == int(entry["toEachJuror"])
+    assert split.burnt == int(entry["burnt"])
+    assert split.to_reporter + split.to_harmed + split.to_jurors + split.burnt == taken
+    assert split.to_jurors == jurors * split.to_each_juror
+    assert 2 * split.burnt >= taken

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
-import {ErrorsLib} from "../../src/libraries/ErrorsLib.sol";
 import {SumTree} from "../../src/libraries/SumTree.sol";
+import {Trees} from "../Trees.sol";
 import {VM} from "../Vm.sol";
 
 contract SumTreeTest {
@@ -14,25 +14,38 @@ contract SumTreeTest {
         for (uint256 count = 1; count <= depths.length; ++count) {
             require(SumTree.depth(count) == depths[count - 1], VM.toString(count));
         }
+        require(SumTree.depth(0) == 0, "0");
         require(SumTree.depth(1 << 20) == 20 && SumTree.depth((1 << 20) + 1) == 21, "2^20");
+        require(SumTree.depth(type(uint32).max) == 32, "2^32 - 1");
     }
 
     function test_OneLeafIsItsOwnRoot() external {
         _plant(1);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
         require(root == hashes[0] && sum == sums[0], "root");
-        require(_opens(root, sum, 1, 0), "opens");
+        require(_opens(root, sum, 0, hashes[0], sums[0], 0, 0), "opens");
+    }
+
+    /// @dev Climbed and added up by another way than the tree was built.
+    function testFuzz_TheRootIsTheJoinOfItsHalves(uint256 seed) external {
+        uint256 count = 2 + seed % 20;
+        _plant(count);
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
+        uint256 half = SumTree.depth(count) - 1;
+        (bytes32 lh, uint64 ls) = _subtree(0, half);
+        (bytes32 rh, uint64 rs) = _subtree(1 << half, half);
+        require(root == keccak256(abi.encodePacked(bytes1(0x01), lh, ls, rh, rs)), "root");
+        require(sum == ls + rs, "sum");
     }
 
     function testFuzz_EveryLeafOpensAtItsIndexOnly(uint256 seed) external {
         uint256 count = 1 + seed % 20;
         _plant(count);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
+        uint256 width = 1 << SumTree.depth(count);
         for (uint256 i = 0; i < count; ++i) {
-            require(_opens(root, sum, count, i), "opens");
-            (bytes32[] memory h, uint64[] memory s) = _path(i);
-            for (uint256 j = 0; j < 40; ++j) {
-                bool opens = SumTree.verify(root, sum, count, j, hashes[i], sums[i], h, s);
+            for (uint256 j = 0; j < width; ++j) {
+                bool opens = _opens(root, sum, i, hashes[i], sums[i], j, 0);
                 require(opens == (i == j), "at its index only");
             }
         }
@@ -43,82 +56,72 @@ contract SumTreeTest {
         uint256 i = (seed >> 8) % count;
         VM.assume(delta != 0);
         _plant(count);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
-        (bytes32[] memory h, uint64[] memory s) = _path(i);
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
         uint64 wrong;
         unchecked {
             wrong = sums[i] + delta;
         }
-        require(!SumTree.verify(root, sum, count, i, hashes[i], wrong, h, s), "price");
-        require(!SumTree.verify(root, sum, count, i, root, sums[i], h, s), "leaf");
-        uint256 level = (seed >> 16) % h.length;
-        unchecked {
-            s[level] += delta;
-        }
-        require(!SumTree.verify(root, sum, count, i, hashes[i], sums[i], h, s), "sibling sum");
-    }
-
-    function test_APathOfAnotherLengthDoesNotOpen() external {
-        _plant(4);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
-        (bytes32[] memory h, uint64[] memory s) = _path(0);
-        require(SumTree.verify(root, sum, 4, 0, hashes[0], sums[0], h, s), "as planted");
-        require(!SumTree.verify(root, sum, 2, 0, hashes[0], sums[0], h, s), "count too small");
-        require(!SumTree.verify(root, sum, 5, 0, hashes[0], sums[0], h, s), "count too large");
-        require(!SumTree.verify(root, sum, 0, 0, hashes[0], sums[0], h, s), "no leaves");
-    }
-
-    /// @dev A lane with count 1 whose root is an inner node would let a leaf hide where no index
-    /// reaches it.
-    function test_ALeafCannotHideBelowALaneOfOne() external {
-        _plant(2);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
-        (bytes32[] memory h, uint64[] memory s) = _path(1);
-        require(!SumTree.verify(root, sum, 1, 1, hashes[1], sums[1], h, s), "hidden leaf");
-        require(!SumTree.verify(root, sum, 1, 0, hashes[0], sums[0], h, s), "any leaf");
+        require(!_opens(root, sum, i, hashes[i], wrong, i, 0), "price");
+        require(!_opens(root, sum, i, root, sums[i], i, 0), "leaf");
+        require(!_opens(root, sum, i, hashes[i], sums[i], i, delta), "sibling sum");
     }
 
     function test_PaddingOpensOnlyAsZero() external {
         _plant(3);
-        (bytes32 root, uint64 sum) = SumTree.root(hashes, sums);
-        hashes.push(0);
-        sums.push(0);
-        (bytes32[] memory h, uint64[] memory s) = _path(3);
-        require(SumTree.verify(root, sum, 3, 3, 0, 0, h, s), "as zero");
-        require(!SumTree.verify(root, sum, 3, 7, 0, 0, h, s), "at no second index");
-        // A fourth leaf in a tree that says it has three.
-        hashes[3] = keccak256("hidden");
-        sums[3] = 1;
-        (root, sum) = SumTree.root(hashes, sums);
-        require(!SumTree.verify(root, sum, 3, 3, hashes[3], sums[3], h, s), "as a leaf");
-        require(SumTree.verify(root, sum, 4, 3, hashes[3], sums[3], h, s), "but for the count");
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
+        require(_opens(root, sum, 3, 0, 0, 3, 0), "as zero");
+        require(!_opens(root, sum, 3, 0, 1, 3, 0), "with money");
+        require(!_opens(root, sum, 3, keccak256("hidden"), 0, 3, 0), "as a leaf");
     }
 
-    function test_SumsBeyond64BitsDoNotOpen() external {
-        bytes32[] memory h = new bytes32[](1);
-        uint64[] memory s = new uint64[](1);
+    /// @dev A sum that passed 64 bits is hashed cut but kept whole, and so equals no amount.
+    function test_SumsBeyond64BitsDoNotOpen() external view {
+        bytes32[] memory h = new bytes32[](2);
+        uint64[] memory s = new uint64[](2);
         (h[0], s[0]) = (keccak256("b"), type(uint64).max);
-        bytes32 root = SumTree.node(keccak256("a"), 1, h[0], s[0]);
-        require(!SumTree.verify(root, 0, 2, 0, keccak256("a"), 1, h, s), "wraps to zero");
-        _plant(2);
-        (sums[0], sums[1]) = (1, type(uint64).max);
-        VM.expectRevert();
-        this.computeRoot();
+        (h[1], s[1]) = (keccak256("c"), 7);
+        bytes32 low = SumTree.node(keccak256("a"), 1, h[0], s[0]);
+        SumTree.Node memory top = SumTree.Node({hash: keccak256("a"), sum: 1});
+        SumTree.Node memory node = this.climb(top, 0, h, s);
+        require(node.hash == SumTree.node(low, 0, h[1], s[1]), "hashed cut");
+        require(node.sum == uint256(type(uint64).max) + 8, "kept whole");
     }
 
-    function test_RevertWhen_ThereAreNoLeaves() external {
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLeaves.selector, 1, 0));
-        this.computeRoot();
-        hashes.push(0);
-        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLeaves.selector, 1, 0));
-        this.computeRoot();
+    function test_ClimbingStartsWhereItIsTold() external {
+        _plant(4);
+        (bytes32[] memory h, uint64[] memory s) = Trees.path(hashes, sums, 2);
+        SumTree.Node memory top = SumTree.Node({hash: hashes[2], sum: sums[2]});
+        SumTree.Node memory half = this.climbSome(top, 2, 1, h, s, 0);
+        SumTree.Node memory whole = this.climbSome(half, 1, 1, h, s, 1);
+        (bytes32 root, uint64 sum) = Trees.root(hashes, sums);
+        require(whole.hash == root && whole.sum == sum, "in two steps");
+        require(this.climbSome(top, 2, 0, h, s, 0).hash == hashes[2], "in none");
     }
 
     /* INTERNAL */
 
-    /// @dev External, so that a revert can be expected.
-    function computeRoot() external view returns (bytes32, uint64) {
-        return SumTree.root(hashes, sums);
+    /// @dev External, because paths are read from calldata.
+    function climb(
+        SumTree.Node memory top,
+        uint256 index,
+        bytes32[] calldata h,
+        uint64[] calldata s
+    ) external pure returns (SumTree.Node memory) {
+        SumTree.climb(top, index, h.length, h, s, 0);
+        return top;
+    }
+
+    /// @dev External, because paths are read from calldata.
+    function climbSome(
+        SumTree.Node memory top,
+        uint256 index,
+        uint256 levels,
+        bytes32[] calldata h,
+        uint64[] calldata s,
+        uint256 start
+    ) external pure returns (SumTree.Node memory) {
+        SumTree.climb(top, index, levels, h, s, start);
+        return top;
     }
 
     function _plant(uint256 count) internal {
@@ -130,23 +133,26 @@ contract SumTreeTest {
         }
     }
 
-    function _opens(bytes32 rootHash, uint64 rootSum, uint256 count, uint256 index)
-        internal
-        view
-        returns (bool)
-    {
-        (bytes32[] memory h, uint64[] memory s) = _path(index);
-        return SumTree.verify(rootHash, rootSum, count, index, hashes[index], sums[index], h, s);
-    }
-
-    /// @dev Sibling of each level, found as the roots of the neighboring subtrees.
-    function _path(uint256 index) internal view returns (bytes32[] memory h, uint64[] memory s) {
-        uint256 levels = SumTree.depth(hashes.length);
-        h = new bytes32[](levels);
-        s = new uint64[](levels);
-        for (uint256 level = 0; level < levels; ++level) {
-            (h[level], s[level]) = _subtree(((index >> level) ^ 1) << level, level);
+    /// @dev Whether (hash, amount) opens at `index` with the path of `planted`, one of whose sums is
+    /// `delta` more.
+    function _opens(
+        bytes32 root,
+        uint64 sum,
+        uint256 planted,
+        bytes32 hash,
+        uint64 amount,
+        uint256 index,
+        uint64 delta
+    ) internal view returns (bool) {
+        (bytes32[] memory h, uint64[] memory s) = Trees.path(hashes, sums, planted);
+        if (delta != 0) {
+            unchecked {
+                s[s.length - 1] += delta;
+            }
         }
+        SumTree.Node memory top = SumTree.Node({hash: hash, sum: amount});
+        top = this.climb(top, index, h, s);
+        return top.hash == root && top.sum == sum;
     }
 
     function _subtree(uint256 first, uint256 level) internal view returns (bytes32, uint64) {
@@ -155,6 +161,6 @@ contract SumTreeTest {
         }
         (bytes32 lh, uint64 ls) = _subtree(first, level - 1);
         (bytes32 rh, uint64 rs) = _subtree(first + (1 << (level - 1)), level - 1);
-        return (SumTree.node(lh, ls, rh, rs), ls + rs);
+        return (keccak256(abi.encodePacked(bytes1(0x01), lh, ls, rh, rs)), ls + rs);
     }
 }
