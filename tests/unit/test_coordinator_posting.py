@@ -1,0 +1,155 @@
+"""Posting a batch: its evidence first, never after its time, and a refusal that names who."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from coordinator.core import effects, events
+from coordinator.perform import World, perform
+from gpumarket.adapters.chain import ChainFact
+from gpumarket.adapters.chain_errors import ContractRefusal, ContractRefused
+from gpumarket.adapters.first_blocks import FirstBlocks
+from gpumarket.protocol.codec import compute_content_hash, encode_document
+from gpumarket.protocol.ids import Address
+from gpumarket.protocol.settlement import Batch, Bill
+from gpumarket.protocol.units import Timestamp
+from gpumarket.testing.factories import (
+    DOMAIN,
+    NOW,
+    make_address,
+    make_hash,
+    make_signed_order,
+)
+
+ALICE, COORDINATOR = make_address("alice"), make_address("coordinator")
+
+
+def make_effect(*, post_by: int = NOW + 1) -> effects.PostBatch:
+    bills = tuple(
+        Bill(order=make_signed_order(signer=name), receipts=(), attestations=())
+        for name in ("alice", "bob")
+    )
+    batch = Batch(
+        coordinator=COORDINATOR,
+        lanes=(),
+        bills=tuple(compute_content_hash(bill) for bill in bills),
+    )
+    return effects.PostBatch(number=7, batch=batch, bills=bills, post_by=Timestamp(post_by))
+
+
+@dataclass
+class Outside:
+    """Chain, content store, clock and log in one; it writes down what happened."""
+
+    refusal: Exception | None = None
+    fact: ChainFact | None = None
+    done: list[Any] = field(default_factory=list)
+    address: Address = COORDINATOR
+
+    def turn(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
+
+    async def add_document(self, data: bytes) -> None:
+        self.done.append(data)
+
+    async def head(self) -> tuple[int, int]:
+        return 10, NOW
+
+    async def find_fact(self, *_: object, **__: object) -> ChainFact | None:
+        return self.fact
+
+    async def is_confirmed(self, _: object) -> bool:
+        return True
+
+    async def clear_pool(self) -> None:
+        self.done.append("cleared")
+
+    async def post_batch(self, *_: object) -> None:
+        self.done.append("posted")
+        if self.refusal is not None:
+            raise self.refusal
+        self.fact = ChainFact("BatchPosted", {"seq": 3}, 11, 0, make_hash("tx"))
+
+    async def read_escrow(self, _: object) -> int:
+        return 5
+
+    async def read_withdrawing(self, _: object) -> int:
+        return 2
+
+    def now(self) -> int:
+        return NOW
+
+    def info(self, *_: object, **__: object) -> None:
+        """Nobody reads it."""
+
+    warn = info
+
+
+async def play(outside: Outside, effect: effects.Effect, folder) -> events.Event:
+    """Perform one effect; return the only event that answers it."""
+    heard: list[events.Event] = []
+
+    async def post(event: events.Event) -> None:
+        heard.append(event)
+
+    any_part: Any = outside
+    world = World(
+        identity=any_part,
+        domain=DOMAIN,
+        chain=any_part,
+        seed_delay_blocks=2,
+        content=any_part,
+        hall=any_part,
+        post=post,
+        clock=any_part,
+        log=any_part,
+        first_blocks=FirstBlocks(folder / "first-blocks.json"),
+    )
+    await perform(effect, world)
+    (event,) = heard
+    return event
+
+
+async def test_a_batch_is_posted_after_its_bills_are_kept(tmp_path):
+    effect, outside = make_effect(), Outside()
+    event = await play(outside, effect, tmp_path)
+    documents = [encode_document(each) for each in (*effect.bills, effect.batch)]
+    assert outside.done == [*documents, "posted"]
+    assert isinstance(event, events.BatchPosted)
+    assert (event.number, event.sequence, event.block) == (7, 3, 11)
+
+
+async def test_a_batch_is_not_sent_when_its_time_is_over(tmp_path):
+    outside = Outside()
+    event = await play(outside, make_effect(post_by=NOW), tmp_path)
+    assert "posted" not in outside.done
+    assert isinstance(event, events.ChainRefused)
+    assert (event.call, event.number, event.is_final, event.code) == ("batch", 7, True, "GM-1202")
+
+
+async def test_a_batch_that_is_on_chain_is_found_also_when_its_time_is_over(tmp_path):
+    outside = Outside(fact=ChainFact("BatchPosted", {"seq": 3}, 11, 0, make_hash("tx")))
+    event = await play(outside, make_effect(post_by=NOW), tmp_path)
+    assert isinstance(event, events.BatchPosted) and "posted" not in outside.done
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "account"),
+    [("InsufficientBalance", "GM-3011", ALICE), ("SomethingElse", "GM-3055", b"")],
+)
+async def test_a_refusal_says_whose_escrow_is_too_small(name, code, account, tmp_path):
+    refusal = ContractRefusal(name, {"account": ALICE, "needed": 2, "actual": 1})
+    outside = Outside(refusal=ContractRefused(refusal, money="nothing was moved"))
+    event = await play(outside, make_effect(), tmp_path)
+    assert isinstance(event, events.ChainRefused)
+    assert (event.code, event.account, event.is_final) == (code, account, True)
+
+
+async def test_what_was_asked_back_is_told_apart(tmp_path):
+    event = await play(Outside(), effects.ReadEscrow(requester=ALICE), tmp_path)
+    assert isinstance(event, events.EscrowSeen)
+    assert (event.balance, event.withdrawing, event.block) == (5, 2, 10)
