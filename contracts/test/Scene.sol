@@ -13,6 +13,8 @@ abstract contract Scene is Fixture {
     uint64 internal constant UNIT_PRICE = 10e6;
     uint64 internal constant CHECK_PRICE = 4e6;
     uint64 internal constant FEE = 1e6;
+    uint256 internal constant ORDER_OF_CURVE =
+        0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
 
     /// @notice A batch as a test writes it: for each lane its parties and its leaves.
     struct Draft {
@@ -44,6 +46,14 @@ abstract contract Scene is Fixture {
             keccak256(abi.encodePacked(hex"1901", settlement.DOMAIN_SEPARATOR(), structHash));
         (uint8 v, bytes32 r, bytes32 s) = VM.sign(keys[signer], digest);
         return abi.encodePacked(r, s, v);
+    }
+
+    function _split(bytes memory signature) internal pure returns (bytes32 r, bytes32 s, uint8 v) {
+        assembly ("memory-safe") {
+            r := mload(add(signature, 32))
+            s := mload(add(signature, 64))
+            v := byte(0, mload(add(signature, 96)))
+        }
     }
 
     /* DOCUMENTS */

@@ -18,9 +18,7 @@ contract BadLeafTest is Market {
         _postSheet();
         IDisputes.Opening memory opening = _opening(WORK, 1);
         VM.expectEmit(true, true, true, true, address(disputes));
-        emit EventsLib.LeafVoided(
-            coordinator, 0, WORK, 1, UNIT_PRICE + 1, IDisputes.Cause.BAD_LEAF
-        );
+        emit EventsLib.LeafVoided(coordinator, 0, WORK, 1, UNIT_PRICE + 1, IDisputes.Cause.BAD_LEAF);
         VM.expectEmit(true, true, true, true, address(disputes));
         emit EventsLib.Slashed(
             coordinator, helper, requester, BOND_SLASH, BOND_SLASH / 8, BOND_SLASH / 4, 0
@@ -156,9 +154,7 @@ contract BadLeafTest is Market {
         address other = _account("other coordinator");
         _bond(other, MIN_BOND);
         batch = _post(other, _sheetDraft());
-        _refuseAnswer(
-            _askLeaf(WORK, 0), _faulty(IDisputes.LeafFault.WRONG_COORDINATOR)
-        );
+        _refuseAnswer(_askLeaf(WORK, 0), _faulty(IDisputes.LeafFault.WRONG_COORDINATOR));
         _proveBadLeaf(WORK, 0);
         assertEq(_bondOf(other), MIN_BOND - BOND_SLASH, "who posted is slashed");
         assertEq(_bondOf(coordinator), MIN_BOND, "who was named is not");

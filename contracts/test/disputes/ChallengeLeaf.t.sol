@@ -61,9 +61,7 @@ contract ChallengeLeafTest is Market {
     function test_RevertWhen_TheLeafIsChallengedAlready() external {
         _askLeaf(WORK, 0);
         bytes memory reason = _error(ErrorsLib.AlreadyDisputed.selector);
-        _refuse(
-            helper, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason
-        );
+        _refuse(helper, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason);
         _refuse(helper, abi.encodeCall(disputes.challengeWithheld, (batch, WORK, 0)), reason);
         _askLeaf(WORK, 1);
     }
@@ -76,9 +74,7 @@ contract ChallengeLeafTest is Market {
         _timeout(lane);
         VM.warp(START + OPEN);
         bytes memory reason = _error(ErrorsLib.AlreadyVoid.selector);
-        _refuse(
-            watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason
-        );
+        _refuse(watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason);
         _refuse(
             watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(CHECKS, 1))), reason
         );
@@ -125,9 +121,7 @@ contract ChallengeLeafTest is Market {
     function test_RevertWhen_WhatWasAnsweredIsAskedAgain() external {
         _must(helper, _answer(_askLeaf(WORK, 0)));
         bytes memory reason = _error(ErrorsLib.AlreadyAnswered.selector);
-        _refuse(
-            watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason
-        );
+        _refuse(watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason);
         _refuse(watcher, abi.encodeCall(disputes.challengeWithheld, (batch, WORK, 0)), reason);
     }
 
@@ -165,9 +159,7 @@ contract ChallengeLeafTest is Market {
             Hashing.Leaf memory leaf = sheet[WORK][0];
             _refuse(
                 helper,
-                abi.encodeCall(
-                    disputes.respond, (asked.id, changed, leaf, _evidence(WORK, 0))
-                ),
+                abi.encodeCall(disputes.respond, (asked.id, changed, leaf, _evidence(WORK, 0))),
                 reason
             );
             _refuse(helper, abi.encodeCall(disputes.timeout, (asked.id, changed)), reason);

@@ -45,9 +45,7 @@ contract ChallengeWithheldTest is Market {
         _askWithheld(WORK, 0);
         bytes memory reason = _error(ErrorsLib.AlreadyDisputed.selector);
         _refuse(watcher, abi.encodeCall(disputes.challengeWithheld, (batch, WORK, 0)), reason);
-        _refuse(
-            watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason
-        );
+        _refuse(watcher, abi.encodeCall(disputes.challengeLeaf, (batch, _opening(WORK, 0))), reason);
     }
 
     function test_RevertWhen_TheLaneIsVoid() external {
@@ -109,8 +107,11 @@ contract ChallengeWithheldTest is Market {
         uint256 rest = _amount(WORK) - sheet[WORK][1].price;
         assertEq(_laneRecord(WORK).aside, sheet[WORK][1].price, "void stays void");
         // The batch of the set-up is there too.
-        assertEq(_credit(provider), rest + receipts[0].price + receipts[1].price
-            + receipts[2].price, "the rest came back");
+        assertEq(
+            _credit(provider),
+            rest + receipts[0].price + receipts[1].price + receipts[2].price,
+            "the rest came back"
+        );
         _assertConserved();
     }
 
@@ -155,9 +156,7 @@ contract ChallengeWithheldTest is Market {
         Hashing.Leaf memory leaf = sheet[WORK][0];
         _refuse(
             helper,
-            abi.encodeCall(
-                disputes.respond, (asked.id, asked.challenge, leaf, _evidence(WORK, 0))
-            ),
+            abi.encodeCall(disputes.respond, (asked.id, asked.challenge, leaf, _evidence(WORK, 0))),
             _wrongHash("leaf", 0, Hashing.hash(leaf))
         );
     }

@@ -188,9 +188,10 @@ abstract contract Market is Scene {
         IDisputes.Place memory place = asked.challenge.place;
         IDisputes.Opening memory opening = _opening(place.lane, place.index);
         if (asked.challenge.leafHash != 0) {
-            return abi.encodeCall(
-                disputes.respond, (asked.id, asked.challenge, opening.leaf, evidence)
-            );
+            return
+                abi.encodeCall(
+                    disputes.respond, (asked.id, asked.challenge, opening.leaf, evidence)
+                );
         }
         return abi.encodeCall(
             disputes.respondWithheld, (asked.id, asked.challenge, batch, opening, evidence)
@@ -259,11 +260,7 @@ abstract contract Market is Scene {
         }
     }
 
-    function _leaf(uint16 lane, uint32 index)
-        internal
-        view
-        returns (IDisputes.LeafRecord memory)
-    {
+    function _leaf(uint16 lane, uint32 index) internal view returns (IDisputes.LeafRecord memory) {
         return disputes.leafOf(batch.coordinator, batch.seq, lane, index);
     }
 
@@ -273,12 +270,11 @@ abstract contract Market is Scene {
 
     /// @dev What every account of this market has, and what is nobody's, is what the contract holds.
     function _assertConserved() internal view {
-        address[6] memory accounts =
-            [requester, coordinator, provider, verifier, watcher, helper];
+        address[6] memory accounts = [requester, coordinator, provider, verifier, watcher, helper];
         uint256 sum = settlement.held() + settlement.burnt();
         for (uint256 i = 0; i < accounts.length; ++i) {
             sum += _escrow(accounts[i]) + _credit(accounts[i]) + _bondOf(accounts[i])
-                + _stakeOf(accounts[i]);
+            + _stakeOf(accounts[i]);
         }
         assertEq(token.balanceOf(address(settlement)), sum, "conserved");
     }

@@ -56,9 +56,7 @@ contract TimeoutTest is Market {
         VM.expectEmit(true, true, true, true, address(disputes));
         emit EventsLib.ChallengeEnded(asked.id, false, watcher);
         VM.expectEmit(true, true, true, true, address(disputes));
-        emit EventsLib.LeafVoided(
-            coordinator, 0, WORK, 1, price, IDisputes.Cause.UNANSWERED
-        );
+        emit EventsLib.LeafVoided(coordinator, 0, WORK, 1, price, IDisputes.Cause.UNANSWERED);
         VM.expectEmit(true, true, true, true, address(disputes));
         emit EventsLib.Slashed(
             coordinator, watcher, requester, BOND_SLASH, BOND_SLASH / 8, BOND_SLASH / 4, 0
@@ -230,8 +228,9 @@ contract TimeoutTest is Market {
         _timeout(asked);
         assertEq(_escrow(watcher), FUNDS, "principal never depends on the bond");
         assertEq(
-            _escrow(requester), FUNDS - _amount(CHECKS) - FEE - receipts[1].price
-                - receipts[2].price, "refund"
+            _escrow(requester),
+            FUNDS - _amount(CHECKS) - FEE - receipts[1].price - receipts[2].price,
+            "refund"
         );
         assertEq(settlement.burnt(), 0, "nothing was left to slash");
     }

@@ -13,8 +13,6 @@ import {OddToken} from "../mocks/OddToken.sol";
 
 /// @notice A payee whose payout address the token refuses is paid elsewhere, by that address's word.
 contract ClaimToTest is Scene {
-    uint256 internal constant ORDER_OF_CURVE =
-        0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
     uint64 internal constant AMOUNT = 10e6;
 
     address internal operator;
@@ -109,9 +107,7 @@ contract ClaimToTest is Scene {
     function test_RevertWhen_ItHasExpired() external {
         uint256 deadline = START + 2 * EPOCH - 1;
         bytes memory signature = _sign(cold, _claim(BOB, 0, deadline));
-        VM.expectRevert(
-            abi.encodeWithSelector(ErrorsLib.Expired.selector, deadline, deadline + 1)
-        );
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.Expired.selector, deadline, deadline + 1));
         settlement.claimTo(operator, BOB, deadline, signature);
     }
 
@@ -199,22 +195,9 @@ contract ClaimToTest is Scene {
         address payee,
         bytes memory signature
     ) internal {
-        (bool ok, bytes memory answer) = address(settlement).call(
-            abi.encodeCall(settlement.claimTo, (payee, to, deadline, signature))
-        );
+        (bool ok, bytes memory answer) = address(settlement)
+            .call(abi.encodeCall(settlement.claimTo, (payee, to, deadline, signature)));
         assertTrue(!ok, "refused");
         assertTrue(bytes4(answer) == ErrorsLib.WrongSigner.selector, "by the signature");
-    }
-
-    function _split(bytes memory signature)
-        internal
-        pure
-        returns (bytes32 r, bytes32 s, uint8 v)
-    {
-        assembly ("memory-safe") {
-            r := mload(add(signature, 32))
-            s := mload(add(signature, 64))
-            v := byte(0, mload(add(signature, 96)))
-        }
     }
 }

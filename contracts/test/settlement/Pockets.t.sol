@@ -255,12 +255,9 @@ contract PocketsTest is Fixture {
         settlement.give(pocket, account, amount, since);
     }
 
-    function _expectGiven(
-        ISettlement.Pocket pocket,
-        address account,
-        uint64 amount,
-        uint64 since
-    ) internal {
+    function _expectGiven(ISettlement.Pocket pocket, address account, uint64 amount, uint64 since)
+        internal
+    {
         VM.expectEmit(true, true, true, true, address(settlement));
         emit EventsLib.Given(pocket, account, amount, since);
         _give(address(disputes), pocket, account, amount, since);

@@ -36,7 +36,9 @@ contract PostBatchTest is Fixture {
         address[] memory requesters = _two(ALICE, BOB);
         address[] memory payees = _one(PROVIDER);
         VM.expectEmit(true, true, true, true, address(settlement));
-        emit EventsLib.BatchPosted(COORDINATOR, 0, uint64(START), DATA, ROOT, requesters, payees, lanes);
+        emit EventsLib.BatchPosted(
+            COORDINATOR, 0, uint64(START), DATA, ROOT, requesters, payees, lanes
+        );
         VM.prank(COORDINATOR);
         settlement.postBatch(DATA, ROOT, requesters, payees, lanes);
         assertEq(
@@ -59,7 +61,8 @@ contract PostBatchTest is Fixture {
         assertEq(_pay(PROVIDER, 1), 1, "second");
         _bond(STRANGER, MIN_BOND);
         VM.prank(STRANGER);
-        uint64 seq = settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+        uint64 seq =
+            settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
         assertEq(seq, 0, "another coordinator's first");
         assertEq(settlement.coordinatorOf(COORDINATOR).batches, 2, "count");
     }

@@ -12,7 +12,7 @@ contract SeedsTest is Fixture {
     address internal constant HISTORY = 0x0000F90827F1C53a10cb7A02335B175320002935;
     uint256 internal constant COMMIT_BLOCK = 1000;
     uint256 internal constant SEED_BLOCK = COMMIT_BLOCK + SEED_DELAY;
-        bytes internal constant NONCES = "nonces of the requesters";
+    bytes internal constant NONCES = "nonces of the requesters";
     bytes32 internal constant MIX = keccak256("randomness of the seed block");
 
     bytes internal header;
