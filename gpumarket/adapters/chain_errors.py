@@ -2,7 +2,7 @@
 What the chain says when it says no, as errors of this house.
 
 A contract's custom error comes as four bytes and packed arguments; it leaves here as a
-`ContractRefused` in the words of `gpumarket/protocol/refusals.py`, with its name and values.
+`ContractRefused` in the words of `gpumarket.adapters.refusals.py`, with its name and values.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from eth_abi.exceptions import DecodingError
 from web3 import Web3
 from web3.exceptions import ContractCustomError, ContractLogicError, Web3Exception
 
+from gpumarket.adapters.refusals import explain_refusal
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError
 from gpumarket.protocol.ids import format_hex
-from gpumarket.protocol.refusals import explain_refusal
 from gpumarket.protocol.signing import keccak256
 
 TEXT_MAX = 300

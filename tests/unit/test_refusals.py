@@ -13,8 +13,8 @@ from gpumarket.adapters.chain_errors import (
     decode_refusal,
     index_errors,
 )
+from gpumarket.adapters.refusals import ROWS, explain_refusal
 from gpumarket.protocol.catalog import find_entry
-from gpumarket.protocol.refusals import ROWS, explain_refusal
 
 CONTRACTS = ("Settlement", "Disputes", "Jury")
 SAMPLES: dict[str, Any] = {
