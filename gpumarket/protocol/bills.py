@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from gpumarket.protocol.attestation import Attestation
 from gpumarket.protocol.disputes import LeafEvidence
-from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Hash32
+from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.settlement import Bill, PaymentLeaf
@@ -59,7 +59,9 @@ def make_bill(
     )
 
 
-def find_leaf_evidence(bill: Bill, leaf: PaymentLeaf, domain: Domain) -> LeafEvidence:
+def find_leaf_evidence(
+    bill: Bill, leaf: PaymentLeaf, *, payee: Address, domain: Domain
+) -> LeafEvidence:
     """
     Return what a bill has to say for a leaf of its order.
 
@@ -68,9 +70,11 @@ def find_leaf_evidence(bill: Bill, leaf: PaymentLeaf, domain: Domain) -> LeafEvi
     order = bill.order
     receipt_hash, attestation = leaf.evidence_hash, None
     if leaf.line >= order.body.units:
-        attestation = _find(bill.attestations, leaf.evidence_hash, domain)
+        by_payee = [(each, payee) for each in bill.attestations]
+        attestation = _find(by_payee, leaf.evidence_hash, domain)
         receipt_hash = ZERO_HASH if attestation is None else attestation.body.receipt_hash
-    receipt = _find(bill.receipts, receipt_hash, domain)
+    by_provider = [(each, each.body.provider) for each in bill.receipts]
+    receipt = _find(by_provider, receipt_hash, domain)
     return LeafEvidence(
         order=order.body,
         order_signature=order.signature,
@@ -81,12 +85,14 @@ def find_leaf_evidence(bill: Bill, leaf: PaymentLeaf, domain: Domain) -> LeafEvi
     )
 
 
-def _find(signed: Sequence[Signed[S]], name: Hash32, domain: Domain) -> Signed[S] | None:
-    found = [each for each in signed if each.body.compute_struct_hash() == name]
+def _find(
+    candidates: Sequence[tuple[Signed[S], Address]], name: Hash32, domain: Domain
+) -> Signed[S] | None:
+    """Return the one of this name that its signer has signed, else any of this name."""
+    found = [pair for pair in candidates if pair[0].body.compute_struct_hash() == name]
+    digest = domain.compute_digest(name)
     # A second one with a bad signature is no fault: whoever answers would take the good one.
-    return next((each for each in found if _is_signed(each, domain)), found[0] if found else None)
-
-
-def _is_signed(signed: Signed[S], domain: Domain) -> bool:
-    digest = domain.compute_digest(signed.body.compute_struct_hash())
-    return recover_signer(digest, signed.signature) == signed.signer
+    for signed, signer in found:
+        if recover_signer(digest, signed.signature) == signer:
+            return signed
+    return found[0][0] if found else None
