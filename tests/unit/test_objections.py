@@ -189,6 +189,26 @@ def test_a_line_in_two_batches_is_a_double_of_the_later_however_they_are_read(
     assert double.deadline == BY_PROOF
 
 
+def test_all_that_pays_a_line_again_is_a_double_of_the_first() -> None:
+    memory, paid = Memory(), make_paid()
+    paid.work(0)
+    papers = make_papers(paid)
+    found = [look(papers, post(papers, sequence=number), memory=memory) for number in range(3)]
+    assert found[0] == []
+    for number in (1, 2):
+        [double] = found[number]
+        assert isinstance(double, ProveDouble)
+        assert (double.earlier.sequence, double.spot.sequence) == (0, number)
+
+
+def test_nothing_is_said_against_what_went_back_already() -> None:
+    paid = make_paid()
+    paid.work(0, price=1_001)
+    spot = Spot(coordinator=COORDINATOR, sequence=0, lane=0, index=0)
+    for key in (spot.key, spot.lane_key):
+        assert look(make_papers(paid), memory=Memory(void={key: 12})) == []
+
+
 def test_a_payment_that_went_back_may_be_made_again() -> None:
     memory, paid = Memory(), make_paid()
     paid.work(0)
@@ -329,6 +349,8 @@ def test_a_second_receipt_with_a_bad_signature_is_no_fault() -> None:
 
 def test_a_withheld_batch_is_demanded_once_a_lane_at_an_index_nobody_could_know() -> None:
     paid, other = make_honest(), make_paid("other", signer="bob", requester=make_address("bob"))
+    paid.work(2)
+    paid.work(3)
     other.work(0)
     papers = make_papers(paid, other)
     known = post(papers)
