@@ -8,7 +8,7 @@ import {Hashing} from "../../src/libraries/Hashing.sol";
 import {VM} from "../Vm.sol";
 import {Market} from "./Market.sol";
 
-/// @notice One payment line pays once.
+/// @notice One payment line pays once, in batches; DirectDisputes.t.sol has direct settlements.
 contract DoubleTest is Market {
     /// @notice A leaf with all that shows it, kept while the sheet changes.
     struct Shown {
@@ -188,110 +188,6 @@ contract DoubleTest is Market {
         _must(helper, _prove(first, _show(WORK, 0)));
     }
 
-    /* A BATCH AND A DIRECT SETTLEMENT */
-
-    function test_ADirectSettlementAfterABatchIsVoidAndCostsTheProvider() external {
-        _postSheet();
-        Shown memory first = _show(WORK, 0);
-        Shown memory second = _settleDirectly(0, provider);
-        uint256 paid = _credit(provider);
-        _must(helper, _prove(first, second, _evidence(WORK, 0)));
-        assertEq(_credit(provider), paid - receipts[0].price, "paid once");
-        assertEq(_stakeOf(provider), MIN_STAKE - STAKE_SLASH, "slashed");
-        assertEq(_bondOf(coordinator), MIN_BOND, "no fault of the coordinator");
-        assertEq(_credit(helper), STAKE_SLASH / 8, "reward");
-        assertTrue(
-            disputes.leafOf(address(disputes), 0, 0, 0).isVoid, "the direct one is the later"
-        );
-        uint256 spent = _amount(WORK) + _amount(CHECKS) + FEE;
-        assertEq(_escrow(requester), FUNDS - spent + STAKE_SLASH / 4, "refund and share");
-        assertEq(settlement.held(), 0, "held");
-        _assertConserved();
-    }
-
-    function test_RevertWhen_TheEarlierPaymentIsNotShownWhole() external {
-        // A coordinator could make one up that costs an honest provider its stake.
-        sheet[WORK][0].evidenceHash = keccak256("made up");
-        _postSheet();
-        Shown memory first = _show(WORK, 0);
-        Shown memory second = _settleDirectly(0, provider);
-        _refuse(
-            helper,
-            _prove(first, second, _evidence(WORK, 0)),
-            _wrongHash("receipt", keccak256("made up"), Hashing.hash(receipts[0]))
-        );
-        assertEq(_stakeOf(provider), MIN_STAKE, "not slashed");
-    }
-
-    function test_RevertWhen_TheSignaturesOfTheEarlierAreMissing() external {
-        _postSheet();
-        Shown memory first = _show(WORK, 0);
-        Shown memory second = _settleDirectly(0, provider);
-        IDisputes.Evidence memory evidence = _evidence(WORK, 0);
-        evidence.receiptSignature = "";
-        _refuse(helper, _prove(first, second, evidence), _wrongSigner(provider, address(0)));
-    }
-
-    function test_TwoProvidersWithReceiptsForOneLineAreNotSlashed() external {
-        address other = _account("other provider");
-        _stakeProvider(other, other, MIN_STAKE);
-        Hashing.Receipt memory mine = receipts[0];
-        _postSheet();
-        Shown memory first = _show(WORK, 0);
-        IDisputes.Evidence memory evidence = _evidence(WORK, 0);
-        receipts[0] = _receipt(order, 0, other, 5);
-        Shown memory second = _settleDirectly(0, other);
-        receipts[0] = mine;
-        assertEq(_credit(other), 5, "paid");
-        _must(helper, _prove(first, second, evidence));
-        assertEq(_credit(other), 0, "the line pays once");
-        assertEq(_stakeOf(other), MIN_STAKE, "but neither is at fault");
-        assertEq(_stakeOf(provider), MIN_STAKE, "neither");
-    }
-
-    /// @notice A batch after it is too late by the order, and that is its fault.
-    function test_ADirectSettlementIsNeverTheEarlier() external {
-        Shown memory direct = _settleDirectly(0, provider);
-        _postSheet();
-        _refuse(
-            helper,
-            _prove(direct, _show(WORK, 0), _evidence(WORK, 0)),
-            _error(ErrorsLib.NoFault.selector)
-        );
-        _refuse(
-            helper, _prove(direct, direct, _evidence(WORK, 0)), _error(ErrorsLib.NoFault.selector)
-        );
-        _proveBadLeaf(WORK, 0);
-    }
-
-    function test_ADirectSettlementOfAVoidPaymentIsNoDouble() external {
-        _postSheet();
-        Shown memory first = _show(WORK, 0);
-        Asked memory asked = _askWithheld(WORK, 1);
-        VM.warp(START + RESPONSE + 1);
-        _timeout(asked);
-        Shown memory second = _settleDirectly(0, provider);
-        _refuse(
-            helper, _prove(first, second, _evidence(WORK, 0)), _error(ErrorsLib.NoFault.selector)
-        );
-        assertEq(_credit(provider), receipts[0].price, "the way out of a withheld lane");
-    }
-
-    function test_RevertWhen_ADirectSettlementIsChallenged() external {
-        Shown memory direct = _settleDirectly(0, provider);
-        bytes memory reason = _error(ErrorsLib.AlreadyAnswered.selector);
-        _refuse(
-            watcher, abi.encodeCall(disputes.challengeLeaf, (direct.batch, direct.opening)), reason
-        );
-        _refuse(watcher, abi.encodeCall(disputes.challengeWithheld, (direct.batch, 0, 0)), reason);
-        // By the rules of time for batches it is too late; they are not its rules.
-        _refuse(
-            watcher,
-            abi.encodeCall(disputes.proveBadLeaf, (direct.batch, direct.opening, order)),
-            _error(ErrorsLib.NoFault.selector)
-        );
-    }
-
     /* INTERNAL */
 
     function _show(uint16 lane, uint32 index) internal view returns (Shown memory) {
@@ -300,54 +196,8 @@ contract DoubleTest is Market {
 
     function _prove(Shown memory first, Shown memory second) internal view returns (bytes memory) {
         IDisputes.Evidence memory none;
-        return _prove(first, second, none);
-    }
-
-    function _prove(Shown memory first, Shown memory second, IDisputes.Evidence memory evidence)
-        internal
-        view
-        returns (bytes memory)
-    {
         return abi.encodeCall(
-            disputes.proveDouble,
-            (first.batch, first.opening, second.batch, second.opening, evidence)
+            disputes.proveDouble, (first.batch, first.opening, second.batch, second.opening, none)
         );
-    }
-
-    /// @dev Settles receipts[unit] directly, a second after the order's last for batches.
-    function _settleDirectly(uint32 unit, address payee) internal returns (Shown memory direct) {
-        Hashing.Receipt memory receipt = receipts[unit];
-        bytes32 receiptHash = Hashing.hash(receipt);
-        Hashing.Assignment memory assignment = Hashing.Assignment({
-            orderHash: receipt.orderHash,
-            unit: unit,
-            provider: payee,
-            maxPrice: UNIT_PRICE,
-            reservedUntil: receipt.finishedAt
-        });
-        VM.warp(order.settleBy + 1);
-        _must(
-            payee,
-            abi.encodeCall(
-                disputes.settleDirect,
-                (
-                    _workEvidence(order, receipt),
-                    assignment,
-                    _sign(coordinator, Hashing.hash(assignment)),
-                    _sign(requester, Hashing.acceptance(receiptHash))
-                )
-            )
-        );
-        direct.opening.leaf = _workLeaf(receipt);
-        direct.batch = IDisputes.Batch({
-            coordinator: address(disputes),
-            seq: 0,
-            postedAt: order.settleBy + 1,
-            dataHash: receiptHash,
-            root: Hashing.hash(direct.opening.leaf),
-            requesters: _one(requester),
-            payees: _one(payee),
-            lanes: _lane(0, 0, 1, receipt.price)
-        });
     }
 }
