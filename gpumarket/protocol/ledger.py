@@ -1,7 +1,8 @@
 """
-The ledger: fold the contract's events, in order, into balances and the evidence of an audit.
+The ledger: fold the contracts' events, in order, into balances and the evidence of an audit.
 
-Every balance is rebuilt from nothing but events, so whoever has all of them needs no archive
+Only events of the settlement contract move money; those of its judges say why, and are kept. Every
+balance is rebuilt from nothing but events, so whoever has all of them needs no archive
 node and believes no stored number. A balance below zero shows that events are missing.
 """
 
@@ -82,11 +83,13 @@ class Ledger:
     commits: dict[tuple[Address, int], CommitFact] = field(default_factory=dict)
     seeds: dict[tuple[Address, int], SeedFact] = field(default_factory=dict)
     batches: dict[tuple[Address, int], BatchFact] = field(default_factory=dict)
+    judgements: list[Event] = field(default_factory=list)
+    """What the judges said, in order."""
 
 
 def fold_events(events: Iterable[Event]) -> Ledger:
     """
-    Add up all events of one contract, given in the chain's order from its first block.
+    Add up all events of a contract and its judges, in the chain's order from the first block.
 
     Raises `InvalidInput` where the order is not the chain's, where a balance falls below zero,
     or where an event is not one of the contract's: then events are missing or made up.
@@ -260,10 +263,31 @@ def _dispute(ledger: Ledger, pocket: Pocket, account: Address, amount: int, even
                 raise _make_error("what was burnt came back")
 
 
+def _keep_judgement(ledger: Ledger, _args: Mapping[str, Any], event: Event) -> None:
+    ledger.judgements.append(event)
+
+
 def _move_nothing(_ledger: Ledger, _args: Mapping[str, Any], _event: Event) -> None:
     """Take note of a wish; the money moves with a later event."""
 
 
+JUDGEMENTS: Final = (
+    "Presigned",
+    "Challenged",
+    "ChallengeEnded",
+    "LeafVoided",
+    "LaneVoided",
+    "Slashed",
+    "DirectSettled",
+    "CaseOpened",
+    "JurySeated",
+    "JuryRedrawn",
+    "Decided",
+    "Appealed",
+    "Escalated",
+    "CaseClosed",
+)
+"""Events of Disputes and Jury."""
 _FOLDS: Final[dict[str, Callable[[Ledger, Mapping[str, Any], Event], None]]] = {
     "Deposited": _deposit,
     "WithdrawRequested": _move_nothing,
@@ -281,4 +305,5 @@ _FOLDS: Final[dict[str, Callable[[Ledger, Mapping[str, Any], Event], None]]] = {
     "Given": _give,
     "Committed": _commit,
     "SeedFixed": _fix_seed,
+    **dict.fromkeys(JUDGEMENTS, _keep_judgement),
 }
