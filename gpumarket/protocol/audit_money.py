@@ -13,6 +13,7 @@ from gpumarket.protocol.evidence import (
     BatchFact,
     ChainEvidence,
     Finding,
+    LeafName,
     MissingEvidence,
     require,
 )
@@ -207,7 +208,26 @@ def _check_batch(
         held = fact.escrow_before.get(requester, 0)
         require(paid <= held, f"{format_short(requester)} paid more than its escrow held")
     _check_bill(proof, settlement)
+    _check_not_taken_back(proof, settlement, evidence)
     return fact
+
+
+def _check_not_taken_back(
+    proof: ProofOfExecution, settlement: SettlementProof, evidence: ChainEvidence
+) -> None:
+    batch, own = settlement.batch, proof.order.body.compute_struct_hash()
+    for number, lane in enumerate(batch.lanes):
+        for index, leaf in enumerate(lane.leaves):
+            if leaf.order_hash != own:
+                continue
+            names = {
+                LeafName(batch.coordinator, settlement.sequence, number, place)
+                for place in (index, None)
+            }
+            is_kept = names.isdisjoint(evidence.voided)
+            require(is_kept, f"line {leaf.line} was taken back in a dispute")
+            is_once = (own, leaf.line) not in evidence.settled_directly
+            require(is_once, f"line {leaf.line} was settled without the coordinator too")
 
 
 def _sum_lanes(lanes: tuple[Lane, ...], requester: Address) -> int:

@@ -115,6 +115,16 @@ class BatchFact:
     """Each payee's credit, matured or not, just before the batch, summed likewise."""
 
 
+class LeafName(NamedTuple):
+    """A leaf that was posted: whose batch, its number, the lane and the index in it."""
+
+    coordinator: Address
+    sequence: int
+    lane: int
+    leaf: int | None
+    """None for the whole lane."""
+
+
 class StakeChange(NamedTuple):
     """What an operator had at stake from a block on."""
 
@@ -135,6 +145,10 @@ class ChainEvidence:
     block_hashes: Mapping[int, Hash32]
     verifier_stakes: Mapping[Address, tuple[StakeChange, ...]] = field(default_factory=dict)
     """Every change of each verifier's stake, oldest first."""
+    voided: frozenset[LeafName] = frozenset()
+    """What was taken back from its payee after it was posted."""
+    settled_directly: frozenset[tuple[Hash32, int]] = frozenset()
+    """Order hash and unit of what was settled without the coordinator."""
 
     def find_stake(self, verifier: Address, block: int) -> int:
         """Return what a verifier had at stake at the end of `block`, in base units."""

@@ -18,6 +18,7 @@ from gpumarket.protocol.evidence import (
     BatchFact,
     ChainEvidence,
     CommitFact,
+    LeafName,
     SeedFact,
     StakeChange,
 )
@@ -85,6 +86,10 @@ class Ledger:
     batches: dict[tuple[Address, int], BatchFact] = field(default_factory=dict)
     judgements: list[Event] = field(default_factory=list)
     """What the judges said, in order."""
+    voided: set[LeafName] = field(default_factory=set)
+    """Leaves and lanes whose money went back to the requester."""
+    settled_directly: set[tuple[Hash32, int]] = field(default_factory=set)
+    """Order hash and unit of what was settled without its coordinator."""
 
 
 def fold_events(events: Iterable[Event]) -> Ledger:
@@ -123,6 +128,8 @@ def make_evidence(
         batches=ledger.batches,
         block_hashes=block_hashes,
         verifier_stakes={who: tuple(each) for who, each in ledger.verifier_stakes.items()},
+        voided=frozenset(ledger.voided),
+        settled_directly=frozenset(ledger.settled_directly),
     )
 
 
@@ -263,8 +270,14 @@ def _dispute(ledger: Ledger, pocket: Pocket, account: Address, amount: int, even
                 raise _make_error("what was burnt came back")
 
 
-def _keep_judgement(ledger: Ledger, _args: Mapping[str, Any], event: Event) -> None:
+def _keep_judgement(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    # Moves nothing: the settlement contract has an event of its own for each movement.
     ledger.judgements.append(event)
+    if event.name in ("LeafVoided", "LaneVoided"):
+        index = args["index"] if event.name == "LeafVoided" else None
+        ledger.voided.add(LeafName(args["coordinator"], args["seq"], args["lane"], index))
+    elif event.name == "DirectSettled":
+        ledger.settled_directly.add((args["orderHash"], args["unit"]))
 
 
 def _move_nothing(_ledger: Ledger, _args: Mapping[str, Any], _event: Event) -> None:

@@ -1,6 +1,7 @@
 """An honest proof passes; whatever anybody lies about in it is a FAIL that names the lie."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.audit import CHECKS, check_proof
 from gpumarket.protocol.audit_money import compute_balances
 from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, Report, StakeChange
+from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, LeafName, Report, StakeChange
 from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.job import Placement, VerifyPolicy
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution
@@ -635,6 +636,27 @@ def test_settling_after_the_orders_time_to_settle_fails():
     assert check_proof(proof, change_batch(posted_at=settle_by)).verdict is PASS
     late = change_batch(posted_at=settle_by + 1)
     expect(check_proof(proof, late), "settlement", "after the order's time to settle")
+
+
+@pytest.mark.parametrize("index", [0, None], ids=["leaf", "lane"])
+def test_a_line_that_was_taken_back_fails(index):
+    proof, evidence = get_honest()
+    name = LeafName(make_address("coordinator"), 0, 0, index)
+    leaf = proof.settlements[0].batch.lanes[0].leaves[0]
+    report = check_proof(proof, replace(evidence, voided=frozenset([name])))
+    expect(report, "settlement", f"line {leaf.line} was taken back")
+    other = frozenset([name._replace(sequence=1), name._replace(lane=99)])
+    assert check_proof(proof, replace(evidence, voided=other)).verdict is PASS
+
+
+def test_a_line_that_was_also_settled_without_the_coordinator_fails():
+    proof, evidence = get_honest()
+    leaf = proof.settlements[0].batch.lanes[0].leaves[0]
+    twice = frozenset([(leaf.order_hash, leaf.line)])
+    report = check_proof(proof, replace(evidence, settled_directly=twice))
+    expect(report, "settlement", f"line {leaf.line} was settled without the coordinator too")
+    other = frozenset([(leaf.order_hash, 999), (make_hash("other"), leaf.line)])
+    assert check_proof(proof, replace(evidence, settled_directly=other)).verdict is PASS
 
 
 def test_another_root_than_the_one_on_chain_fails():
