@@ -1,261 +1,207 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
-import {Settlement} from "../../src/Settlement.sol";
+import {IDisputes} from "../../src/interfaces/IDisputes.sol";
 import {ISettlement} from "../../src/interfaces/ISettlement.sol";
-import {TestToken} from "../../src/mocks/TestToken.sol";
 import {VM} from "../Vm.sol";
-import {Auditor} from "./Auditor.sol";
+import {JuryActions} from "./JuryActions.sol";
 
-/// @notice What the parties of a market do, in any order, with any amounts, at any time.
-/// @dev An action that cannot be meant (nothing to withdraw) returns before it calls; all others
-/// must succeed and are counted, so a campaign in which an action never worked is seen.
-contract Handler {
-    uint256 internal constant PARTIES = 6;
+/// @notice All that the parties do, in any order; what must hold then; and how all get out.
+contract Handler is JuryActions {
+    uint256 private constant FULL_CHECK_EVERY = 16;
+    uint256 private checks;
 
-    Settlement public immutable settlement;
-    TestToken public immutable token;
-    Auditor public immutable auditor;
-    address private immutable campaign;
+    /* WHAT HOLDS */
 
-    address[PARTIES] public parties;
-    /// @notice Successes by action name.
-    mapping(string action => uint256) public successes;
-    /// @notice Tokens minted by account, and sent to the contract without being asked for.
-    mapping(address account => uint256) public minted;
-    mapping(address account => uint256) public gifts;
-    uint256 public giftTotal;
-
-    constructor(Settlement settlement_, TestToken token_) {
-        settlement = settlement_;
-        token = token_;
-        campaign = msg.sender;
-        auditor = new Auditor(settlement_.EPOCH());
-        for (uint160 i = 0; i < PARTIES; ++i) {
-            parties[i] = address(0xBEEF00 + i);
-        }
+    /// @notice Totals each time; every ledger and every lane now and then.
+    function check() external {
+        _same(settlement.held(), heldByLogs, "held");
+        _same(settlement.burnt(), burntByLogs, "burnt");
+        if (++checks % FULL_CHECK_EVERY == 0) this.checkAll();
     }
 
-    /// @dev Runs the action as a party, and shows the auditor its logs.
-    modifier audited(string memory action) {
-        VM.recordLogs();
-        _;
-        auditor.read(VM.getRecordedLogs(), address(settlement));
-        ++successes[action];
+    function fail(uint256 step, bytes memory why) external pure {
+        if (why.length != 0) _bubble(why);
+        revert(string.concat("step ", VM.toString(step)));
     }
 
-    /* REQUESTERS */
-
-    function deposit(uint256 who, uint256 amount) external audited("deposit") {
-        amount = 1 + amount % 1e12;
-        address account = _fund(who, amount);
-        VM.prank(account);
-        settlement.deposit(amount);
+    function checkAll() external view virtual {
+        _checkMoney();
     }
 
-    function requestWithdraw(uint256 who, uint256 amount) external audited("requestWithdraw") {
-        address account = _party(who);
-        amount = amount % (uint256(settlement.requesterOf(account).balance) + 1);
-        VM.prank(account);
-        settlement.requestWithdraw(amount);
+    function _checkMoney() internal view {
+        _checkLedgers();
+        _checkLanes();
+        _checkCredit();
     }
 
-    function withdraw(uint256 who) external {
-        address account = _party(who);
-        ISettlement.Requester memory state = settlement.requesterOf(account);
-        if (state.withdrawing == 0 || state.balance == 0) return;
-        _waitUntil(state.unlockAt);
-        _withdraw(account);
-    }
-
-    function _withdraw(address account) internal audited("withdraw") {
-        VM.prank(account);
-        settlement.withdraw();
-    }
-
-    /* COORDINATORS */
-
-    function bond(uint256 who, uint256 amount) external audited("bond") {
-        amount = settlement.MIN_BOND() + amount % 1e12;
-        address account = _fund(who, amount);
-        VM.prank(account);
-        settlement.bond(amount);
-    }
-
-    function requestUnbond(uint256 who, uint256 amount) external audited("requestUnbond") {
-        address account = _party(who);
-        amount = amount % (uint256(settlement.coordinatorOf(account).bond) + 1);
-        VM.prank(account);
-        settlement.requestUnbond(amount);
-    }
-
-    function unbond(uint256 who) external {
-        address account = _party(who);
-        ISettlement.Coordinator memory state = settlement.coordinatorOf(account);
-        if (state.unbonding == 0) return;
-        _waitUntil(state.unlockAt);
-        _unbond(account);
-    }
-
-    function _unbond(address account) internal audited("unbond") {
-        VM.prank(account);
-        settlement.unbond();
-    }
-
-    /// @notice Several lanes between two requesters and two payees, also the same ones.
-    function postBatch(uint256 who, uint256 salt) external {
-        address coordinator = _party(who);
-        ISettlement.Coordinator memory state = settlement.coordinatorOf(coordinator);
-        if (state.bond - state.unbonding < settlement.MIN_BOND()) return;
-        address[] memory requesters = new address[](2);
-        address[] memory payees = new address[](2);
-        (requesters[0], requesters[1]) = (_party(salt), _party(salt >> 8));
-        (payees[0], payees[1]) = (_party(salt >> 16), _party(salt >> 24));
-        bytes memory lanes;
-        for (uint16 i = 0; i < 2 + (salt >> 32) % 4; ++i) {
-            // At most an eighth each, so that even six lanes of one requester are covered.
-            uint256 most = settlement.requesterOf(requesters[i % 2]).balance / 8;
-            uint64 amount = uint64(uint256(keccak256(abi.encode(salt, i))) % (most + 1));
-            lanes = bytes.concat(
-                lanes,
-                abi.encodePacked(i % 2, uint16((salt >> (40 + i)) % 2), uint32(i + 1), amount, salt)
-            );
-        }
-        _postBatch(coordinator, requesters, payees, lanes);
-    }
-
-    function _postBatch(
-        address coordinator,
-        address[] memory requesters,
-        address[] memory payees,
-        bytes memory lanes
-    ) internal audited("postBatch") {
-        VM.prank(coordinator);
-        settlement.postBatch(keccak256(lanes), requesters, payees, lanes);
-    }
-
-    /* OPERATORS */
-
-    function stake(uint256 who, uint256 amount) external audited("stake") {
-        uint256 counted = settlement.MIN_STAKE() + amount % 1e12;
-        address account = _fund(who, counted);
-        address payout = settlement.operatorOf(account).payout;
-        // Cold addresses are parties too, so that one's stake meets another's escrow.
-        if (payout == address(0)) payout = _party(amount);
-        bool verifies = settlement.operatorOf(account).role == ISettlement.Role.VERIFIER;
-        VM.prank(account);
-        if (verifies) settlement.stakeVerifier(counted, payout, keccak256("peer"));
-        else settlement.stakeProvider(counted, payout, keccak256("peer"));
-    }
-
-    function requestUnstake(uint256 who) external audited("requestUnstake") {
-        address account = _party(who);
-        uint256 amount = settlement.operatorOf(account).stake;
-        VM.prank(account);
-        settlement.requestUnstake(account, amount);
-    }
-
-    function unstake(uint256 who) external {
-        address account = _party(who);
-        ISettlement.Operator memory state = settlement.operatorOf(account);
-        if (state.unstaking == 0) return;
-        _waitUntil(state.unlockAt);
-        _unstake(account, state.payout);
-    }
-
-    function _unstake(address account, address payout) internal audited("unstake") {
-        VM.prank(payout);
-        settlement.unstake(account);
-    }
-
-    function changePayout(uint256 who, uint256 to) external audited("changePayout") {
-        address account = _party(who);
-        address present = settlement.payoutOf(account);
-        VM.prank(present);
-        settlement.changePayout(account, _party(to));
-    }
-
-    function claim(uint256 who) external {
-        address account = _party(who);
-        if (settlement.payeeOf(account).available == 0) return;
-        _claim(account);
-    }
-
-    function _claim(address account) internal audited("claim") {
-        settlement.claim(account);
-    }
-
-    /* WORLD */
-
-    function wait(uint256 time) external audited("wait") {
-        VM.warp(VM.getBlockTimestamp() + time % (2 * settlement.EPOCH()));
-    }
-
-    function gift(uint256 who, uint256 amount) external audited("gift") {
-        amount = amount % 1e6;
-        address account = _fund(who, amount);
-        VM.prank(account);
-        token.transfer(address(settlement), amount);
-        gifts[account] += amount;
-        giftTotal += amount;
-    }
-
-    /// @notice Any party calls any money function with any small number; it may fail.
-    function trespass(uint256 who, uint256 what, uint256 amount) external audited("trespass") {
-        address other = _party(what >> 8);
-        bytes[9] memory calls = [
-            abi.encodeCall(settlement.withdraw, ()),
-            abi.encodeCall(settlement.unbond, ()),
-            abi.encodeCall(settlement.unstake, (other)),
-            abi.encodeCall(settlement.claim, (other)),
-            abi.encodeCall(settlement.requestWithdraw, (amount)),
-            abi.encodeCall(settlement.requestUnbond, (amount)),
-            abi.encodeCall(settlement.requestUnstake, (other, amount)),
-            abi.encodeCall(settlement.changePayout, (other, _party(who))),
-            abi.encodeCall(settlement.deposit, (amount))
-        ];
-        VM.prank(_party(who));
-        (bool ok,) = address(settlement).call(calls[what % calls.length]);
-        if (ok) ++successes["trespass that was allowed"];
-    }
-
-    /// @notice All leave, with nobody's help and nothing but time. For the end of a campaign only.
-    function exitAll() external {
-        if (msg.sender != campaign) return;
+    /// @dev Each balance is what the logs say, and together they are the tokens inside.
+    function _checkLedgers() private view {
+        uint256 epoch = VM.getBlockTimestamp() / EPOCH;
+        uint256 claims = giftTotal + settlement.held() + settlement.burnt();
         for (uint256 i = 0; i < PARTIES; ++i) {
-            this.requestWithdraw(i, settlement.requesterOf(parties[i]).balance);
-            this.requestUnbond(i, settlement.coordinatorOf(parties[i]).bond);
-            this.requestUnstake(i);
+            address party = parties[i];
+            ISettlement.Requester memory requester = settlement.requesterOf(party);
+            ISettlement.Coordinator memory coordinator = settlement.coordinatorOf(party);
+            ISettlement.Operator memory operator = settlement.operatorOf(party);
+            ISettlement.Payee memory payee = settlement.payeeOf(party);
+            _same(requester.balance, escrow[party], "escrow");
+            _same(coordinator.bond, bonds[party], "bond");
+            _same(operator.stake, stakes[party], "stake");
+            assertTrue(coordinator.unbonding <= coordinator.bond, "unbonding");
+            assertTrue(operator.unstaking <= operator.stake, "unstaking");
+            _same(payee.cur, earned[party][epoch], "credit of this epoch");
+            _same(payee.prev, earned[party][epoch - 1], "credit of the last epoch");
+            uint256 waiting = uint256(payee.cur) + payee.prev;
+            _same(payee.available + waiting, credit[party], "credit");
+            claims += uint256(requester.balance) + coordinator.bond + operator.stake + credit[party];
+            uint256 had = minted[party] + paidOut[party];
+            _same(token.balanceOf(party), had - paidIn[party] - gifts[party], "wallet");
         }
-        VM.warp(VM.getBlockTimestamp() + settlement.EXIT_DELAY());
-        VM.warp(VM.getBlockTimestamp() + 2 * settlement.EPOCH());
+        _same(token.balanceOf(address(settlement)), claims, "holdings and claims");
+    }
+
+    /// @dev What is out of each lane, what went back, and with all bonds what is held.
+    function _checkLanes() private view {
+        uint256 held = 0;
+        for (uint256 i = 0; i < touched.length; ++i) {
+            held += _checkLane(touched[i]);
+        }
+        held += openAsks.length * CHALLENGE_BOND;
+        for (uint256 i = 0; i < openTrials.length; ++i) {
+            Trial storage trial = trials[openTrials[i]];
+            held += uint256(trial.bonds) + trial.stakeHeld;
+        }
+        _same(settlement.held(), held, "held and open disputes");
+    }
+
+    function _checkLane(Spot memory spot) private view returns (uint256 held) {
+        Post storage post = posts[spot.post];
+        Lane storage lane = _laneAt(spot);
+        (uint256 heldLeaves, uint256 void) = _checkLeaves(spot);
+        IDisputes.LaneRecord memory record =
+            disputes.laneOf(post.coordinator, post.seq, spot.lane);
+        bool isWhole = lane.open != 0 && !lane.isVoid;
+        uint256 back = lane.isVoid ? lane.amount - heldLeaves : void;
+        held = isWhole ? lane.amount - void : heldLeaves;
+        uint256 aside = isWhole || lane.isVoid ? lane.amount : heldLeaves + void;
+        _same(record.aside, aside, "aside");
+        _same(record.held, isWhole ? lane.amount - void - heldLeaves : 0, "held of the lane");
+        _same(record.open, lane.open, "open challenges of the lane");
+        assertTrue(record.isVoid == lane.isVoid, "void lanes stay void, others not");
+        bytes32 key = _laneKey(post.coordinator, post.seq, spot.lane);
+        _same(refunded[key], back, "refunds of the lane");
+        assertTrue(refunded[key] + held <= lane.amount, "more taken out of a lane than it moved");
+    }
+
+    function _checkLeaves(Spot memory where) private view returns (uint256 held, uint256 void) {
+        Post storage post = posts[where.post];
+        for (uint32 i = 0; i < _laneAt(where).size; ++i) {
+            Line storage line = lines[where.post][where.lane][i];
+            IDisputes.LeafRecord memory record =
+                disputes.leafOf(post.coordinator, post.seq, where.lane, i);
+            assertTrue(record.isVoid == line.isVoid, "void leaves stay void, others not");
+            _same(record.open, line.holds, "disputes of the leaf");
+            if (line.isVoid) void += line.price;
+            else if (line.holds != 0) held += line.price;
+        }
+    }
+
+    /// @dev What can still be taken back of each lane is there; other credit may be too.
+    function _checkCredit() private view {
+        uint256 present = VM.getBlockTimestamp() / EPOCH;
+        uint256[2][] memory waiting = new uint256[2][](PARTIES);
+        for (uint256 i = posts.length; i != 0; --i) {
+            Spot memory spot = Spot({post: uint32(i - 1), lane: 0, index: 0});
+            if (!_isYoung(spot)) break;
+            Post storage post = posts[spot.post];
+            for (; spot.lane < post.lanes; ++spot.lane) {
+                Lane storage lane = _laneAt(spot);
+                uint64 aside = disputes.laneOf(post.coordinator, post.seq, spot.lane).aside;
+                uint256 age = present - post.postedAt / EPOCH;
+                waiting[_indexOf(lane.payee)][age] += lane.amount - aside;
+            }
+        }
         for (uint256 i = 0; i < PARTIES; ++i) {
-            this.withdraw(i);
-            this.unbond(i);
-            this.unstake(i);
-            this.claim(i);
+            ISettlement.Payee memory payee = settlement.payeeOf(parties[i]);
+            assertTrue(payee.cur >= waiting[i][0], "credit of this epoch for its lanes");
+            assertTrue(payee.prev >= waiting[i][1], "credit of the last epoch for its lanes");
         }
     }
 
-    function partyCount() external pure returns (uint256) {
-        return PARTIES;
+    /* THE END */
+
+    /// @notice All leave, with nothing but time: nobody answers, votes or helps.
+    /// @return elapsed Seconds that took.
+    function exitAll() external returns (uint256 elapsed) {
+        uint256 start = VM.getBlockTimestamp();
+        for (uint256 level = 0; level < 3; ++level) {
+            for (uint256 i = openTrials.length; i != 0; --i) {
+                _push(openTrials[i - 1]);
+            }
+            _warpTo(VM.getBlockTimestamp() + RESPONSE + 1);
+        }
+        while (openAsks.length != 0) {
+            _end(openAsks[openAsks.length - 1]);
+        }
+        while (openTrials.length != 0) {
+            _close(address(this), openTrials[openTrials.length - 1]);
+        }
+        _did("end of disputes");
+        _same(settlement.held(), 0, "held after all disputes");
+        _askForAll();
+        _warpTo(VM.getBlockTimestamp() + (EXIT_DELAY > 2 * EPOCH ? EXIT_DELAY : 2 * EPOCH));
+        _takeAll();
+        uint256 left = settlement.burnt() + giftTotal;
+        _same(token.balanceOf(address(settlement)), left, "only what was burnt or given remains");
+        return VM.getBlockTimestamp() - start;
     }
 
-    /* INTERNAL */
-
-    function _party(uint256 who) internal view returns (address) {
-        return parties[who % PARTIES];
+    /// @dev Seats the jury of a case; one that did not decide gives way to the next.
+    function _push(uint256 id) private {
+        if (_line(trials[id].spot).isVoid || jury.caseOf(id).verdict != 0) return;
+        bool isOver = VM.getBlockTimestamp() > jury.caseOf(id).deadline;
+        if (jury.caseOf(id).juryHash != 0 && isOver && jury.caseOf(id).level < 2) jury.escalate(id);
+        if (jury.caseOf(id).juryHash == 0 && _seat(id, false)) _seat(id, false);
     }
 
-    function _fund(uint256 who, uint256 amount) internal returns (address account) {
-        account = _party(who);
-        token.mint(account, amount);
-        minted[account] += amount;
-        VM.prank(account);
-        token.approve(address(settlement), type(uint256).max);
+    function _end(uint256 id) internal virtual {
+        _timeout(address(this), id);
     }
 
-    function _waitUntil(uint256 time) internal {
-        if (time > VM.getBlockTimestamp()) VM.warp(time);
+    function _askForAll() private {
+        for (uint256 i = 0; i < PARTIES; ++i) {
+            address party = parties[i];
+            uint256 amount = settlement.requesterOf(party).balance;
+            VM.prank(party);
+            settlement.requestWithdraw(amount);
+            amount = settlement.coordinatorOf(party).bond;
+            VM.prank(party);
+            settlement.requestUnbond(amount);
+            amount = settlement.operatorOf(party).stake;
+            VM.prank(party);
+            if (amount != 0) settlement.requestUnstake(party, amount);
+            else settlement.SEED_TAG();
+        }
+    }
+
+    function _takeAll() private {
+        for (uint256 i = 0; i < PARTIES; ++i) {
+            address party = parties[i];
+            if (settlement.requesterOf(party).balance != 0) {
+                VM.prank(party);
+                settlement.withdraw(party);
+            }
+            if (settlement.coordinatorOf(party).bond != 0) {
+                VM.prank(party);
+                settlement.unbond(party);
+            }
+            if (settlement.operatorOf(party).stake != 0) {
+                VM.prank(party);
+                settlement.unstake(party);
+            }
+            if (settlement.payeeOf(party).available != 0) settlement.claim(party);
+        }
+        _did("all left");
     }
 }
