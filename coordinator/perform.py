@@ -26,6 +26,7 @@ from gpumarket.protocol.errors import (
     BrokenPrecondition,
     ChainError,
     ContentError,
+    DeadlinePassed,
     GpuMarketError,
     LostRace,
 )
@@ -34,6 +35,7 @@ from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import make_assignment
 from gpumarket.protocol.messages import LeaseProposed, Message
 from gpumarket.protocol.signing import Domain, keccak256
+from gpumarket.protocol.units import Timestamp
 
 BLOCK_POLL_SECONDS = 0.25
 BLOCK_WAIT_SECONDS_MAX = 600.0
@@ -176,16 +178,15 @@ async def _post_batch(effect: effects.PostBatch, world: World) -> None:
     data_hash = compute_content_hash(effect.batch)
 
     async def post() -> None:
-        if world.clock.now() >= effect.post_by:
-            raise BrokenPrecondition("an order in the batch has come to its end", code="GM-1202")
-        await world.chain.post_batch(data_hash, effect.batch.lanes)
+        await world.chain.post_batch(data_hash, effect.batch.lanes, deadline=effect.post_by)
 
     try:
         for document in (*effect.bills, effect.batch):
             await world.content.add_document(encode_document(document))
+        first_block = await _find_first_block(data_hash, world)
         wanted = {"coordinator": world.identity.address, "dataHash": data_hash}
         fact = await _do_once(
-            _Deed("BatchPosted", wanted, await _find_first_block(data_hash, world)),
+            _Deed("BatchPosted", wanted, first_block, deadline=effect.post_by),
             post,
             world,
         )
@@ -267,6 +268,8 @@ class _Deed:
     """Arguments of the event, our address among them."""
     from_block: int
     """It was not there before."""
+    deadline: Timestamp | None = None
+    """From when on it must not be done any more."""
 
 
 async def _do_once(deed: _Deed, act: Callable[[], Awaitable[object]], world: World) -> ChainFact:
@@ -279,7 +282,7 @@ async def _do_once(deed: _Deed, act: Callable[[], Awaitable[object]], world: Wor
     refusal: ChainError | None = None
     for _ in range(TRIES_MAX):
         try:
-            async with world.chain.turn():
+            async with world.chain.turn(deadline=deed.deadline):
                 if await _look_for(deed, world) is None:
                     await act()
         except (LostRace, BrokenPrecondition) as error:
@@ -357,6 +360,8 @@ async def _post_refused(
 
 def _name_refusal(error: GpuMarketError) -> tuple[str, bytes]:
     """Return the code of a refusal and, where it is about one requester's escrow, whose."""
+    if isinstance(error, DeadlinePassed):
+        return "GM-1202", b""
     if isinstance(error, ContractRefused) and error.refusal.name == "InsufficientBalance":
         return "GM-3011", bytes(error.refusal.args["account"])
     return error.code, b""

@@ -12,7 +12,7 @@ from coordinator.api import Desk, make_app
 from coordinator.core import effects, events
 from coordinator.core.decide import CoordinatorState
 from coordinator.core.lifecycle import JobState
-from coordinator.core.settings import Settings
+from coordinator.core.settings import Settings, compute_margins
 from coordinator.perform import World, perform
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
@@ -214,6 +214,7 @@ class _Gauges:
 
 def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules) -> Settings:
     patience = config.coordinator
+    settle_margin, post_margin = compute_margins(config.role.blocks_to_confirm)
     return Settings(
         domain=equipment.domain,
         coordinator=equipment.identity.address,
@@ -222,6 +223,8 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules
         epoch_seconds=patience.epoch_seconds_max,
         epoch_receipts_max=patience.epoch_receipts_max,
         order_lifetime_seconds=rules.order_lifetime,
+        settle_margin_seconds=settle_margin,
+        post_margin_seconds=post_margin,
         settle_interval_seconds=patience.settle_interval_seconds,
         settle_jobs_max=patience.settle_jobs_max,
     )

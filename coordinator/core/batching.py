@@ -318,7 +318,9 @@ def _take_apart(state: State, record: BatchRecord, event: ChainRefused) -> list[
     del state.batches[record.number]
     for key in record.bill_keys:
         _get_bill(state, key)[1].batch = None
-    late = [key for key in record.bill_keys if _is_late(state, key)]
+    # By the chain's clock it may be late before it is by ours.
+    time = max(state.now, record.post_by) if event.code == LATE else state.now
+    late = [key for key in record.bill_keys if _is_late(state, key, time)]
     effects = _drop_bills(state, late, _LATE)
     keys = [key for key in record.bill_keys if key not in late]
     insolvent = _list_insolvent(state, record, event)
@@ -373,6 +375,6 @@ def _drop_bills(state: State, keys: list[bytes], reason: Reason) -> list[Effect]
     return list(dict.fromkeys(effects))
 
 
-def _is_late(state: State, key: bytes) -> bool:
+def _is_late(state: State, key: bytes, time: int) -> bool:
     job, _ = _get_bill(state, key)
-    return state.now >= find_post_end(state, job)
+    return time >= find_post_end(state, job)

@@ -97,8 +97,8 @@ class PostBatch(_Effect, frozen=True, kw_only=True):
     Put the batch and its bills into the content store, then post it on chain.
 
     Look first for a batch of ours with this data hash. Where there is none and `post_by` has
-    come, send nothing: the answer is a final refusal with GM-1202. `BatchPosted`, or
-    `ChainRefused`.
+    come, send nothing, and take back what waits to be mined: the answer is a final refusal with
+    GM-1202. `BatchPosted`, or `ChainRefused`.
     """
 
     number: U64

@@ -211,7 +211,8 @@ class ChainRefused(_Event, frozen=True, kw_only=True):
     is_final: bool
     """True where nothing is on chain and the contract would refuse the same call again."""
     code: ShortText
-    """For `batch`, GM-3011 says that a requester's escrow is too small, GM-1202 that it is late."""
+    """For `batch`, GM-3011 says that a requester's escrow is too small, GM-1202 that it is late,
+    by this clock or by the chain's."""
     text: str
     account: bytes = b""
     """With GM-3011: the requester that the contract named, 20 bytes, or empty."""

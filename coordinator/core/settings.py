@@ -8,6 +8,19 @@ from gpumarket.protocol.ids import Address
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount
 
+BLOCK_SECONDS_MAX = 12
+"""Of the slowest chain we know, Ethereum; where blocks come faster, the margins are longer."""
+CANCEL_BLOCKS = 10
+"""In which something empty takes the place of a batch that was not mined in time."""
+POST_BLOCKS = 10
+"""From cutting a job off to taking its batch back: so long it may wait for a block."""
+
+
+def compute_margins(confirmations: int) -> tuple[int, int]:
+    """Return how many seconds before `settleBy` to cut a job off, and to take its batch back."""
+    post = BLOCK_SECONDS_MAX * (confirmations + CANCEL_BLOCKS)
+    return post + BLOCK_SECONDS_MAX * POST_BLOCKS, post
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Identity, price and patience; all times are whole seconds."""
@@ -53,7 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     settle_margin_seconds: int = 120
     """How long before `settleBy` a job is cut off and settled as it stands."""
     post_margin_seconds: int = 30
-    """How long before `settleBy` a batch is sent at the latest: a block must still take it."""
+    """How long before `settleBy` a batch that is not mined is taken back: that must be mined too,
+    and what a reorg takes out of a block must not come again after `settleBy`."""
     settle_interval_seconds: int = 60
     """The longest that what a finished job pays waits for other jobs to share a batch."""
     settle_jobs_max: int = 1_000

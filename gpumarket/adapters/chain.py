@@ -38,7 +38,7 @@ from gpumarket.protocol.header import encode_header
 from gpumarket.protocol.ids import Address, Hash32, format_hex
 from gpumarket.protocol.settlement import Lane, pack_lanes
 from gpumarket.protocol.signing import keccak256
-from gpumarket.protocol.units import Amount
+from gpumarket.protocol.units import Amount, Timestamp
 
 THREADS_MAX = 4
 REQUEST_SECONDS = 10
@@ -260,14 +260,15 @@ class Chain:
         return self._patience.confirmations
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, *, deadline: Timestamp | None = None) -> AsyncIterator[None]:
         """
         Hold the next nonce of this key: what is seen in here is true for what is sent in here.
 
         A thing that must not be done twice is looked for and sent within one turn; a transaction
-        from before a restart was then either mined, and is seen, or can never be.
+        from before a restart was then either mined, and is seen, or can never be. One that is
+        stuck is waited for, but not beyond the deadline.
         """
-        async with self._get_sender().turn():
+        async with self._get_sender().turn(deadline=deadline):
             yield
 
     async def clear_pool(self) -> None:
@@ -354,8 +355,14 @@ class Chain:
             "fixSeed", _address(committer), sequence, commitment, header, nonces
         )
 
-    async def post_batch(self, data_hash: Hash32, lanes: Sequence[Lane]) -> TxOutcome:
-        """Settle lanes: escrow down, credits up."""
+    async def post_batch(
+        self, data_hash: Hash32, lanes: Sequence[Lane], *, deadline: Timestamp | None = None
+    ) -> TxOutcome:
+        """
+        Settle lanes: escrow down, credits up.
+
+        Raises `DeadlinePassed` once it is certain that nothing of it will be mined.
+        """
         packed = pack_lanes(lanes)
         return await self._transact(
             "postBatch",
@@ -364,6 +371,7 @@ class Chain:
             [_address(account) for account in packed.requesters],
             [_address(account) for account in packed.payees],
             packed.lanes,
+            deadline=deadline,
         )
 
     async def claim(self, payee: Address) -> TxOutcome:
@@ -389,14 +397,16 @@ class Chain:
             self._emitters = found
         return self._emitters
 
-    async def _transact(self, name: str, *args: object) -> TxOutcome:
-        return await self._send(self._contract.functions[name](*args))
+    async def _transact(
+        self, name: str, *args: object, deadline: Timestamp | None = None
+    ) -> TxOutcome:
+        return await self._send(self._contract.functions[name](*args), deadline=deadline)
 
     async def _read(self, fn: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(self._guard, fn, limiter=self._limiter)
 
-    async def _send(self, function: Any) -> TxOutcome:
-        receipt = await self._get_sender().send(function.build_transaction)
+    async def _send(self, function: Any, *, deadline: Timestamp | None = None) -> TxOutcome:
+        receipt = await self._get_sender().send(function.build_transaction, deadline=deadline)
         if receipt["status"] != 1:
             await self._read(lambda: self._explain_revert(function, receipt))
         return TxOutcome(

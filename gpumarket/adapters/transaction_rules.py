@@ -11,6 +11,10 @@ from enum import Enum, auto
 
 READINGS = 3
 """In a row, until it is believed that a stranger used our nonce."""
+HURRY_SHARE = 4
+"""A version gets at most one such part of what is left until the deadline."""
+CANCEL_FEE_FACTOR = 10
+"""What taking back may cost more for each gas; it uses a hundredth of a batch's gas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Step(Enum):
     REPEAT = auto()
     """Hand the node the same bytes again."""
     BUMP = auto()
+    CANCEL = auto()
+    """Its deadline has passed: something empty takes its place."""
     LOST = auto()
     """The nonce is a stranger's."""
 
@@ -84,6 +90,10 @@ class Seen:
     """That passed it over."""
     handed_seconds: float = 0.0
     """Since the node was last handed the bytes."""
+    left_seconds: float | None = None
+    """Until its deadline, from when on it must not be mined any more; None has no deadline."""
+    is_cancelled: bool = False
+    """Something empty is on its way to take its place."""
 
 
 # ---- decisions -----------------------------------------------------------------------------
@@ -140,14 +150,28 @@ def decide_step(seen: Seen, patience: Patience) -> Step:
     if seen.mined_in is not None:
         is_deep = seen.head >= seen.mined_in + patience.confirmations
         return Step.DONE if is_deep else Step.WAIT
+    is_late = seen.left_seconds is not None and seen.left_seconds <= 0
     if seen.is_dropped:
-        return Step.REPEAT
+        # A node puts back into its pool what a reorg has taken out of a block.
+        return Step.CANCEL if is_late and not seen.is_cancelled else Step.REPEAT
     if seen.taken_readings >= READINGS:
         return Step.LOST
     if seen.is_nonce_used:
         return Step.WAIT
+    if is_late and not seen.is_cancelled:
+        return Step.CANCEL
+    seconds, blocks = _find_bump(seen, patience)
     # Without new blocks a higher fee buys nothing; but the node may have lost the bytes.
-    is_old = seen.priced_seconds >= patience.bump_seconds
-    if is_old and seen.priced_blocks >= patience.bump_blocks:
+    if seen.priced_seconds >= seconds and seen.priced_blocks >= blocks:
         return Step.BUMP
     return Step.REPEAT if seen.handed_seconds >= patience.bump_seconds else Step.WAIT
+
+
+def _find_bump(seen: Seen, patience: Patience) -> tuple[float, int]:
+    """Return the seconds and blocks after which a version is replaced; less near its deadline."""
+    if seen.left_seconds is None:
+        return patience.bump_seconds, patience.bump_blocks
+    share = max(seen.left_seconds, 0.0) / HURRY_SHARE
+    if share >= patience.bump_seconds:
+        return patience.bump_seconds, patience.bump_blocks
+    return share, min(patience.bump_blocks, 1)

@@ -22,6 +22,8 @@ Rules that others paid for:
   offchain-sdk issue 82; stakewise's v3-operator pull request 767.)
 - The gas limit is not estimated again for a replacement: once a version is mined, the same call
   would fail. (Optimism.)
+- What must not be mined after a time is not forgotten then but outbid: a pool keeps it for days. An
+  empty transfer takes its nonce, and only that one is handed out again. (Optimism cancels so too.)
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from web3.exceptions import BlockNotFound, TransactionNotFound, Web3RPCError
 from web3.types import TxReceipt
 
 from gpumarket.adapters.chain_errors import RAISED_BY_WEB3, TEXT_MAX, ChainSilent
+from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.transaction_rules import (
+    CANCEL_FEE_FACTOR,
     Fees,
     Patience,
     Refusal,
@@ -51,8 +55,9 @@ from gpumarket.adapters.transaction_rules import (
     decide_step,
     find_free_nonce,
 )
-from gpumarket.protocol.errors import ChainError, LostRace
+from gpumarket.protocol.errors import ChainError, DeadlinePassed, LostRace
 from gpumarket.protocol.ids import Hash32, format_hex
+from gpumarket.protocol.units import Timestamp
 
 GAS_FACTOR = 2
 """Over the estimate: a credit that matures before the block is made costs more storage. What is
@@ -78,6 +83,8 @@ class Ask(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Look:
     head: int
+    now: int
+    """Unix seconds, by the newest block or by our clock: whichever is ahead."""
     receipt: TxReceipt | None
     is_used: bool = False
     is_taken: bool = False
@@ -91,7 +98,12 @@ class _Transaction:
     fees: Fees
     """Of the newest version that a node may have."""
     cap_max: int
+    deadline: Timestamp | None = None
+    cancellations: set[Hash32] = field(default_factory=set)
+    """Those of `hashes` that do nothing but take the nonce."""
+    is_cancelled: bool = False
     raw: bytes = b""
+    """The version to hand out again; empty where there is none."""
     hashes: list[Hash32] = field(default_factory=list)
     """Of all versions that a node may have."""
     priced_at: float = 0.0
@@ -122,7 +134,14 @@ class _Transaction:
             priced_seconds=now - self.priced_at,
             priced_blocks=look.head - self.priced_block,
             handed_seconds=now - self.handed_at,
+            left_seconds=None if self.deadline is None else float(self.deadline - look.now),
+            is_cancelled=self.is_cancelled,
         )
+
+    def cancel(self, nothing: Params) -> None:
+        """Become something empty at the same nonce; only that is handed out from now on."""
+        self.params, self.is_cancelled, self.raw = nothing, True, b""
+        self.cap_max *= CANCEL_FEE_FACTOR
 
 
 class Sender:
@@ -142,32 +161,38 @@ class Sender:
         """Nonces that we watch: sent, or mined and not yet confirmed."""
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, *, deadline: Timestamp | None = None) -> AsyncIterator[None]:
         """
         Hold the next nonce: look whether a thing was done, then send it or leave.
 
         A turn ends with its block, or once what was sent in it is mined: a second `send` takes a
-        turn of its own. What the pool still holds of this key is waited for before.
+        turn of its own. What the pool still holds of this key is waited for before, but not
+        beyond the deadline.
         """
-        await self._take_turn()
+        await self._take_turn(deadline)
         try:
             yield
         finally:
             self._end_turn()
 
-    async def send(self, build: Build) -> TxReceipt:
+    async def send(self, build: Build, *, deadline: Timestamp | None = None) -> TxReceipt:
         """
         Return the receipt of a transaction once it is confirmed, whether it succeeded or not.
 
-        Raises `ChainError`: GM-3003 it may still be mined, GM-3004 the node refuses it, GM-3012 no
-        gas; `LostRace` GM-3005 another program used the nonce: look at the chain first.
+        From `deadline` on (unix seconds) it is not sent, and something empty takes the place of
+        what waits. A block that was already made then counts. Raises `ChainError`: GM-3003 it may
+        still be mined, GM-3004 the node refuses it, GM-3012 no gas; `LostRace` GM-3005 another
+        program used the nonce: look at the chain first; `DeadlinePassed` GM-3006.
         """
         if not self._has_turn():
-            await self._take_turn()
+            await self._take_turn(deadline)
         nonce = self._nonce
         self._own.add(nonce)
         try:
+            if deadline is not None and await self._ask(self._read_time) >= deadline:
+                raise self._make_late(None)
             transaction = await self._ask(lambda: self._prepare(build, nonce))
+            transaction.deadline = deadline
             await self._offer(transaction, transaction.fees)
             return await self._watch(transaction)
         finally:
@@ -175,8 +200,8 @@ class Sender:
             self._end_turn()
 
     async def clear(self) -> None:
-        """Return once nothing of this key that we do not know can be mined any more."""
-        async with self.turn():
+        """Take back what the pool has of this key and we do not know; return once it is gone."""
+        async with self.turn(deadline=Timestamp(0)):
             if self._is_foreign:
                 # Lost is as good as won: the nonce is used, by one or the other.
                 with contextlib.suppress(LostRace):
@@ -196,24 +221,26 @@ class Sender:
         if self._has_turn():
             self._lock.release()
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, deadline: Timestamp | None = None) -> None:
         await self._lock.acquire()
         is_ready = False
         try:
-            self._nonce = await self._find_nonce()
+            self._nonce = await self._find_nonce(deadline)
             is_ready = True
         finally:
             if not is_ready:
                 self._lock.release()
 
-    async def _find_nonce(self) -> int:
-        deadline = trio.current_time() + self._patience.foreign_seconds
+    async def _find_nonce(self, deadline: Timestamp | None) -> int:
+        patient_until = trio.current_time() + self._patience.foreign_seconds
         while True:
             mined, pending = await self._ask(self._count)
             nonce = find_free_nonce(mined, frozenset(self._own))
             # What the pool has above is not ours: of a run before this one, or another program's.
             self._is_foreign = pending > nonce
-            if not self._is_foreign or trio.current_time() >= deadline:
+            if not self._is_foreign or trio.current_time() >= patient_until:
+                return nonce
+            if deadline is not None and await self._ask(self._read_time) >= deadline:
                 return nonce
             await trio.sleep(self._patience.poll_seconds)
 
@@ -238,6 +265,10 @@ class Sender:
         params.pop("from", None)
         return _Transaction(params, fees, cap_max=self._patience.max_fee_factor * fees.cap)
 
+    def _read_time(self) -> int:
+        # Blocks judge by their own time; ours goes on while there is none.
+        return max(int(self._web3.eth.get_block("latest")["timestamp"]), SystemClock().now())
+
     def _read_market(self) -> Fees:
         base_fee = int(self._web3.eth.get_block("latest").get("baseFeePerGas", 0))
         return compute_fees(base_fee, int(self._web3.eth.max_priority_fee))
@@ -252,6 +283,8 @@ class Sender:
             if refusal in (None, Refusal.KNOWN, Refusal.NONCE_USED, Refusal.UNCLEAR):
                 transaction.fees, transaction.raw = fees, bytes(signed.raw_transaction)
                 transaction.hashes.append(bytes(signed.hash))
+                if transaction.is_cancelled:
+                    transaction.cancellations.add(bytes(signed.hash))
                 return
             if refusal is not Refusal.UNDERPRICED:
                 if not transaction.hashes:
@@ -266,6 +299,20 @@ class Sender:
         if higher is None:
             raise self._make_stuck(transaction, said)
         return higher
+
+    async def _bump(self, transaction: _Transaction) -> None:
+        said = f"passed over by {self._patience.bump_blocks} blocks or more"
+        try:
+            fees = await self._raise_fees(transaction, transaction.fees, said)
+        except ChainSilent:
+            raise
+        except ChainError:
+            # Left alone it could still come after its deadline.
+            if transaction.deadline is None or transaction.is_cancelled:
+                raise
+            transaction.priced_at, transaction.priced_block = trio.current_time(), None
+            return
+        await self._offer(transaction, fees)
 
     async def _hand(self, raw: bytes) -> tuple[Refusal | None, str]:
         def hand() -> tuple[Refusal | None, str]:
@@ -299,28 +346,36 @@ class Sender:
             self._end_turn()
         match decide_step(transaction.note(look, trio.current_time()), self._patience):
             case Step.DONE:
-                return look.receipt
-            case Step.REPEAT:
+                return self._conclude(transaction, look)
+            case Step.REPEAT if transaction.raw:
                 await self._hand(transaction.raw)
                 transaction.handed_at = trio.current_time()
-            case Step.BUMP:
-                said = f"passed over by {self._patience.bump_blocks} blocks or more"
-                fees = await self._raise_fees(transaction, transaction.fees, said)
-                await self._offer(transaction, fees)
+            case Step.CANCEL:
+                asked = {"from": self._account.address, "nonce": transaction.nonce}
+                transaction.cancel(await self._ask(lambda: self._build_nothing(asked)))
+                await self._bump(transaction)
+            case Step.BUMP | Step.REPEAT:
+                await self._bump(transaction)
             case Step.LOST:
                 raise self._make_lost(transaction)
         return None
 
+    def _conclude(self, transaction: _Transaction, look: _Look) -> TxReceipt | None:
+        if look.receipt and bytes(look.receipt["transactionHash"]) in transaction.cancellations:
+            raise self._make_late(look.receipt)
+        return look.receipt
+
     def _look(self, transaction: _Transaction) -> _Look:
         eth, address = self._web3.eth, self._account.address
-        head = int(eth.block_number)
+        newest = eth.get_block("latest")
+        head, now = int(newest["number"]), max(int(newest["timestamp"]), SystemClock().now())
         receipt = self._find_receipt(transaction)
         if receipt is not None:
-            return _Look(head, receipt)
+            return _Look(head, now, receipt)
         is_used = eth.get_transaction_count(address, "latest") > transaction.nonce
         deep = max(0, head - self._patience.confirmations)
         is_taken = is_used and eth.get_transaction_count(address, deep) > transaction.nonce
-        return _Look(head, None, is_used, is_taken)
+        return _Look(head, now, None, is_used, is_taken)
 
     def _find_receipt(self, transaction: _Transaction) -> TxReceipt | None:
         for tx_hash in reversed(transaction.hashes):
@@ -358,6 +413,17 @@ class Sender:
             why=f"nonce {nonce}, {len(transaction.hashes)} versions, the last {newest} for up to "
             f"{transaction.fees.cap} of {transaction.cap_max} wei a gas: {said}",
             money="it may still be mined, in one version only",
+        )
+
+    def _make_late(self, receipt: TxReceipt | None) -> DeadlinePassed:
+        if receipt is None:
+            return DeadlinePassed(
+                "it is too late to send this transaction", money="nothing was sent"
+            )
+        return DeadlinePassed(
+            "a transaction was not mined in time and was taken back",
+            why=f"an empty one has its place in block {receipt['blockNumber']}",
+            money=f"gas for {receipt['gasUsed']} was paid, nothing else was moved",
         )
 
     def _make_lost(self, transaction: _Transaction) -> LostRace:

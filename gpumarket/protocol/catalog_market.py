@@ -189,6 +189,10 @@ another program sends with this key
 The place of this transaction in the account's order was taken by one that we did not send.
 run the command again
 give each program a key of its own""",
+    """GM-3006 409 CONFLICT chain final
+a transaction was too late
+It had to be mined by a time; it was not sent after that, and one that still waited was taken back.
+look at the times of what it was about""",
     """GM-3010 402 NO_MONEY requester final
 not enough tokens in the wallet
 The account holds less than should be moved.

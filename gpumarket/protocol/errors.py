@@ -7,6 +7,7 @@ Every way the market can say no, and what the one who catches it should do.
       LocalProtocolError     our own bug: stop and write a report
       ChainError             the chain said no, or could not be asked
         BrokenPrecondition   it will say no again: do not retry
+          DeadlinePassed     it would come too late, and will never come
         LostRace             somebody was faster: read the chain again, then decide
       SandboxError           a container could not run as asked: fail the execution
       ContentError           bytes are missing, wrong or too many: fail the fetch
@@ -76,6 +77,12 @@ class BrokenPrecondition(ChainError):
     """The contract refuses this call in its present state: do not retry as it is."""
 
     default_code = "GM-3055"
+
+
+class DeadlinePassed(BrokenPrecondition):
+    """It was not done in time, and what was sent for it can never be mined any more."""
+
+    default_code = "GM-3006"
 
 
 class LostRace(ChainError):

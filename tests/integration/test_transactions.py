@@ -17,11 +17,14 @@ from web3.types import RPCEndpoint
 from coordinator.perform import _Deed, _do_once
 from gpumarket.adapters.chain import Chain, TxOutcome
 from gpumarket.adapters.chain_errors import ContractRefused
+from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.adapters.transaction_rules import Patience
-from gpumarket.protocol.errors import BrokenPrecondition, ChainError, LostRace
+from gpumarket.protocol.errors import BrokenPrecondition, ChainError, DeadlinePassed, LostRace
 from gpumarket.protocol.ids import Address
+from gpumarket.protocol.settlement import PaymentLeaf, make_lanes
 from gpumarket.protocol.signing import PrivateKey, keccak256
+from gpumarket.protocol.units import Timestamp
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 
 GWEI = 10**9
@@ -286,6 +289,173 @@ async def test_a_cleared_pool_has_nothing_that_can_still_come(network: Network) 
         network.mine()
     mined = network.list_mined()
     assert len(mined) == 1 and "0x" + mined[0].hex() != stranger["hash"]
+
+
+# ---- deadlines -----------------------------------------------------------------------------
+
+
+def find_time(network: Network) -> int:
+    """The newest block's time, or ours where that is ahead."""
+    return max(network.web3.eth.get_block("latest")["timestamp"], SystemClock().now())
+
+
+async def have_batch(network: Network) -> Callable[[Chain, int], Awaitable[TxOutcome]]:
+    """Let the key post a batch for itself, of a requester that is the key as well."""
+    network.ask("evm_setAutomine", True)
+    chain = network.connect()
+    await chain.mint_test_token(network.account, 10_000_000)
+    await chain.bond(QUICK_CONFIG.min_bond)
+    await chain.deposit(1_000)
+    network.mine(1, base_fee=GWEI)
+    network.ask("evm_setAutomine", False)
+    leaf = PaymentLeaf(order_hash=ROOT, line=0, evidence_hash=DATA, price=5)
+    lanes = make_lanes([(network.account, network.account, leaf)])
+
+    def post(chain: Chain, deadline: int) -> Awaitable[TxOutcome]:
+        return chain.post_batch(DATA, lanes, deadline=Timestamp(deadline))
+
+    return post
+
+
+async def count_batches(network: Network) -> int:
+    return sum(fact.name == "BatchPosted" for fact in await network.connect().read_facts(0))
+
+
+def is_empty(transaction: dict[str, Any]) -> bool:
+    return transaction["input"] == "0x" and transaction["value"] == "0x0"
+
+
+async def wait_empty(network: Network) -> dict[str, Any]:
+    """Return what is in the pool once it is something that moves nothing."""
+    for _ in range(TURNS_MAX):
+        (transaction,) = network.list_pool()
+        if is_empty(transaction):
+            return transaction
+        await trio.sleep(0.02)
+    raise AssertionError("it was not taken back")
+
+
+async def test_a_batch_that_is_not_mined_in_time_is_taken_back(network: Network) -> None:
+    post = await have_batch(network)
+    sent = len(network.list_mined())
+    deadline = find_time(network) + 3
+    async with sending(lambda: post(network.connect(), deadline)) as pending:
+        await network.wait_pool()
+        (batch,) = network.list_pool()
+        assert not is_empty(batch)
+        empty = await wait_empty(network)
+        assert find_time(network) >= deadline
+        assert empty["nonce"] == batch["nonce"] and empty["to"] == empty["from"]
+        for fee in ("maxFeePerGas", "maxPriorityFeePerGas"):
+            assert int(empty[fee], 16) * 8 >= int(batch[fee], 16) * 9
+        network.mine()
+    assert isinstance(pending.error, DeadlinePassed)
+    assert pending.error.code == "GM-3006" and "21000" in pending.error.money
+    assert await count_batches(network) == 0
+    assert len(network.list_mined()) == sent + 1
+
+
+async def test_what_takes_a_batch_back_outbids_rising_fees(network: Network) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 1
+    async with sending(lambda: post(network.connect(max_fee_factor=2), deadline)) as pending:
+        await network.wait_pool()
+        await wait_empty(network)
+        # More than a batch may cost here, and not more than taking it back may.
+        await mine_until_over(network, pending, base_fee=15 * GWEI)
+    assert isinstance(pending.error, DeadlinePassed)
+    assert await count_batches(network) == 0
+
+
+async def test_near_its_deadline_a_batch_is_bumped_by_every_block(network: Network) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 8
+    chain = network.connect(bump_seconds=60, max_fee_factor=100)
+    async with sending(lambda: post(chain, deadline)) as pending:
+        await network.wait_pool()
+        await mine_until_over(network, pending, base_fee=4 * GWEI)
+    assert pending.get().block
+    assert await count_batches(network) == 1
+
+
+async def test_a_batch_that_may_not_cost_more_is_still_taken_back(network: Network) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 4
+    chain = network.connect(max_fee_factor=1)
+    async with sending(lambda: post(chain, deadline)) as pending:
+        await network.wait_pool()
+        for _ in range(6):
+            network.mine(1, base_fee=9 * GWEI)
+            await trio.sleep(0.1)
+        assert not pending.is_over
+        await mine_until_over(network, pending, base_fee=4 * GWEI)
+    assert isinstance(pending.error, DeadlinePassed)
+    assert await count_batches(network) == 0
+
+
+async def test_nothing_is_sent_after_its_deadline(network: Network) -> None:
+    post = await have_batch(network)
+    async with sending(lambda: post(network.connect(), find_time(network))) as pending:
+        await trio.lowlevel.checkpoint()
+    assert isinstance(pending.error, DeadlinePassed)
+    assert pending.error.money == "nothing was sent"
+    assert network.list_pool() == []
+
+
+async def test_a_batch_of_before_a_restart_is_taken_back_at_once(network: Network) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 3
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: post(network.connect(), deadline))
+        await network.wait_pool()
+        nursery.cancel_scope.cancel()
+    (batch,) = network.list_pool()
+    world: Any = SimpleNamespace(chain=network.connect(foreign_seconds=600))
+    wanted = {"coordinator": network.account, "dataHash": DATA}
+    deed = _Deed("BatchPosted", wanted, 0, deadline=Timestamp(deadline))
+
+    async def act() -> TxOutcome:
+        await _do_once(deed, lambda: post(world.chain, deadline), world)
+        raise AssertionError("it was refused")
+
+    async with sending(act) as pending:
+        await network.wait_pool((batch["hash"],))
+        assert is_empty(network.list_pool()[0])
+        network.mine()
+    assert isinstance(pending.error, DeadlinePassed)
+    assert await count_batches(network) == 0
+
+
+async def test_a_batch_that_a_reorg_drops_after_its_deadline_does_not_come_again(
+    network: Network,
+) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 3
+    chain = network.connect(confirmations=3)
+    async with sending(lambda: post(chain, deadline)) as pending:
+        await network.wait_pool()
+        network.mine(2)
+        while find_time(network) < deadline:
+            await trio.sleep(0.1)
+        assert not pending.is_over
+        network.ask("anvil_reorg", 2, [])
+        await mine_until_over(network, pending, base_fee=GWEI)
+    assert isinstance(pending.error, DeadlinePassed)
+    assert await count_batches(network) == 0
+
+
+async def test_a_batch_that_is_mined_in_time_stays(network: Network) -> None:
+    post = await have_batch(network)
+    deadline = find_time(network) + 2
+    chain = network.connect(confirmations=2)
+    async with sending(lambda: post(chain, deadline)) as pending:
+        await network.wait_pool()
+        network.mine()
+        while find_time(network) <= deadline:
+            await trio.sleep(0.1)
+        network.mine(2)
+    assert pending.get().block
+    assert await count_batches(network) == 1
 
 
 # ---- reorgs --------------------------------------------------------------------------------

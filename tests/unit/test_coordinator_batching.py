@@ -12,6 +12,7 @@ from coordinator.core.invariants import check_state
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.order_book import is_covered
 from coordinator.core.reporting import describe_next
+from coordinator.core.settings import compute_margins
 from coordinator.core.settling import compute_money
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.dagpb import BLOCK_BYTES_MAX
@@ -218,6 +219,26 @@ def test_a_batch_is_never_sent_when_an_order_in_it_is_at_its_end():
     assert list_jobs(market)[0].state is JobState.SETTLED
     money = compute_money(market.state, late)
     assert (money.spent, money.returned) == (0, money.exposure)
+
+
+def test_a_batch_that_is_late_by_the_chain_s_clock_alone_loses_the_late_jobs_only():
+    market = make_market("alice")
+    end = market.now + 3_000
+    late = submit(market, "bob", settle_by=end, expiry=end)
+    play_until(market, lambda m: len(m.state.due) == 2)
+    market.wait(10)
+    (effect,) = find_posts(market)
+    market.todo.clear()
+    market.post(refuse_batch(effect, market.now, code="GM-1202"))
+    assert (late.state, late.reason.code) == (JobState.FAILED, "GM-1202")
+    market.run(seconds_max=20)
+    assert list_jobs(market)[0].state is JobState.SETTLED and list_sizes(market) == [1]
+
+
+@pytest.mark.parametrize("confirmations", [0, 12, 64])
+def test_the_margins_leave_blocks_to_post_in_to_take_back_in_and_to_confirm(confirmations):
+    settle, post = compute_margins(confirmations)
+    assert post >= 12 * (confirmations + 10) and settle - post >= 120
 
 
 def test_a_job_that_comes_through_after_the_last_moment_is_not_posted():

@@ -14,6 +14,7 @@ from gpumarket.adapters.chain import ChainFact
 from gpumarket.adapters.chain_errors import ContractRefusal, ContractRefused
 from gpumarket.adapters.first_blocks import FirstBlocks
 from gpumarket.protocol.codec import compute_content_hash, encode_document
+from gpumarket.protocol.errors import DeadlinePassed
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.settlement import Batch, Bill
 from gpumarket.protocol.units import Timestamp
@@ -50,7 +51,7 @@ class Outside:
     done: list[Any] = field(default_factory=list)
     address: Address = COORDINATOR
 
-    def turn(self) -> contextlib.AbstractAsyncContextManager[None]:
+    def turn(self, *, deadline: int) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
     async def add_document(self, data: bytes) -> None:
@@ -68,7 +69,9 @@ class Outside:
     async def clear_pool(self) -> None:
         self.done.append("cleared")
 
-    async def post_batch(self, *_: object) -> None:
+    async def post_batch(self, *_: object, deadline: int) -> None:
+        if deadline <= NOW:
+            raise DeadlinePassed("it is too late")
         self.done.append("posted")
         if self.refusal is not None:
             raise self.refusal

@@ -111,6 +111,24 @@ def test_what_nodes_say_is_understood(text: str, refusal: Refusal) -> None:
         (Seen(head=9, priced_seconds=15, priced_blocks=2), Step.BUMP),
         (Seen(head=9, priced_seconds=99, priced_blocks=1, handed_seconds=14), Step.WAIT),
         (Seen(head=9, priced_seconds=99, priced_blocks=1, handed_seconds=15), Step.REPEAT),
+        # A deadline that is far changes nothing; the nearer, the sooner a version is replaced.
+        (Seen(head=9, left_seconds=60, priced_seconds=14, priced_blocks=2), Step.WAIT),
+        (Seen(head=9, left_seconds=60, priced_seconds=15, priced_blocks=1), Step.WAIT),
+        (Seen(head=9, left_seconds=40, priced_seconds=9, priced_blocks=1), Step.WAIT),
+        (Seen(head=9, left_seconds=40, priced_seconds=10, priced_blocks=0), Step.WAIT),
+        (Seen(head=9, left_seconds=40, priced_seconds=10, priced_blocks=1), Step.BUMP),
+        # From then on only something empty goes out.
+        (Seen(head=9, left_seconds=0), Step.CANCEL),
+        (Seen(head=9, left_seconds=-1, is_dropped=True), Step.CANCEL),
+        (Seen(head=9, left_seconds=-1, priced_blocks=9, handed_seconds=99), Step.CANCEL),
+        (Seen(head=9, left_seconds=-1, is_cancelled=True, handed_seconds=14), Step.WAIT),
+        (Seen(head=9, left_seconds=-1, is_cancelled=True, priced_blocks=1), Step.BUMP),
+        (Seen(head=9, left_seconds=-1, is_cancelled=True, is_dropped=True), Step.REPEAT),
+        # What was mined in time is not taken back, nor can a stranger be.
+        (Seen(head=10, mined_in=8, left_seconds=-9), Step.DONE),
+        (Seen(head=9, mined_in=8, left_seconds=-9), Step.WAIT),
+        (Seen(head=9, left_seconds=-9, is_nonce_used=True), Step.WAIT),
+        (Seen(head=9, left_seconds=-9, is_nonce_used=True, taken_readings=READINGS), Step.LOST),
     ],
 )
 def test_the_next_step_follows_from_what_is_seen(seen: Seen, step: Step) -> None:
