@@ -151,44 +151,44 @@ class Standing:
 
 
 def check_evidence(
-    place: Place, leaf: PaymentLeaf, evidence: LeafEvidence, standing: Standing
+    place: Place, leaf: PaymentLeaf, evidence: LeafEvidence, *, standing: Standing
 ) -> None:
     """Raise `WouldRefuse` unless evidence makes a leaf right: `Evidences._checkEvidence`."""
     order, receipt = evidence.order, evidence.receipt
-    check_hash("order", leaf.order_hash, order.compute_struct_hash())
+    _check_hash("order", leaf.order_hash, order.compute_struct_hash())
     fault = find_leaf_fault(place, leaf, order)
     if fault is not LeafFault.NONE:
         raise WouldRefuse(Reason.FAULTY_LEAF, fault=int(fault))
     if not standing.is_presigned:
         signature = evidence.order_signature
-        check_signer(order.requester, leaf.order_hash, signature, standing.domain)
+        _check_signer(order.requester, leaf.order_hash, signature, standing.domain)
     if leaf.line < order.units:
-        check_hash("receipt", leaf.evidence_hash, receipt.compute_struct_hash())
-        check_receipt(evidence, leaf.order_hash, leaf.line, standing.domain)
-        check_party("provider", place.payee, receipt.provider)
+        _check_hash("receipt", leaf.evidence_hash, receipt.compute_struct_hash())
+        _check_receipt(evidence, leaf.order_hash, leaf.line, standing.domain)
+        _check_party("provider", place.payee, receipt.provider)
         if receipt.price != leaf.price:
             raise WouldRefuse(Reason.WRONG_PRICE, expected=receipt.price, actual=leaf.price)
     elif leaf.line < order.fee_line:
-        check_hash("attestation", leaf.evidence_hash, evidence.attestation.compute_struct_hash())
-        check_receipt(evidence, leaf.order_hash, receipt.unit, standing.domain)
-        check_attestation(evidence, place.payee, standing)
+        _check_hash("attestation", leaf.evidence_hash, evidence.attestation.compute_struct_hash())
+        _check_receipt(evidence, leaf.order_hash, receipt.unit, standing.domain)
+        _check_attestation(evidence, place.payee, standing)
 
 
-def check_receipt(evidence: LeafEvidence, order_hash: Hash32, unit: int, domain: Domain) -> None:
+def _check_receipt(evidence: LeafEvidence, order_hash: Hash32, unit: int, domain: Domain) -> None:
     """Raise `WouldRefuse` unless the receipt is of this unit and signed: `_checkReceipt`."""
     receipt = evidence.receipt
-    check_hash("receipt.orderHash", order_hash, receipt.order_hash)
+    _check_hash("receipt.orderHash", order_hash, receipt.order_hash)
     if receipt.unit != unit or unit >= evidence.order.units:
         raise WouldRefuse(Reason.WRONG_UNIT, expected=unit, actual=receipt.unit)
     signature = evidence.receipt_signature
-    check_signer(receipt.provider, receipt.compute_struct_hash(), signature, domain)
+    _check_signer(receipt.provider, receipt.compute_struct_hash(), signature, domain)
 
 
-def check_attestation(evidence: LeafEvidence, verifier: Address, standing: Standing) -> None:
+def _check_attestation(evidence: LeafEvidence, verifier: Address, standing: Standing) -> None:
     """Raise `WouldRefuse` unless a registered verifier decided: `_checkAttestation`."""
     attestation, receipt = evidence.attestation, evidence.receipt
     name = "attestation.receiptHash"
-    check_hash(name, receipt.compute_struct_hash(), attestation.receipt_hash)
+    _check_hash(name, receipt.compute_struct_hash(), attestation.receipt_hash)
     if attestation.verdict not in (Verdict.MATCH, Verdict.MISMATCH):
         expected = int(Verdict.MATCH)
         raise WouldRefuse(Reason.WRONG_VERDICT, expected=expected, actual=int(attestation.verdict))
@@ -198,23 +198,23 @@ def check_attestation(evidence: LeafEvidence, verifier: Address, standing: Stand
     if role != ROLE_VERIFIER:
         raise WouldRefuse(Reason.WRONG_ROLE, expected=ROLE_VERIFIER, actual=role)
     signature = evidence.attestation_signature
-    check_signer(verifier, attestation.compute_struct_hash(), signature, standing.domain)
+    _check_signer(verifier, attestation.compute_struct_hash(), signature, standing.domain)
 
 
-def check_signer(expected: Address, struct_hash: Hash32, signature: bytes, domain: Domain) -> None:
+def _check_signer(expected: Address, struct_hash: Hash32, signature: bytes, domain: Domain) -> None:
     """Raise `WouldRefuse` unless `expected` signed: `Judge._checkSigner`. Zero signs nothing."""
     actual = recover_signer(domain.compute_digest(struct_hash), signature) or ZERO_ADDRESS
     if actual != expected or expected == ZERO_ADDRESS:
         raise WouldRefuse(Reason.WRONG_SIGNER, expected=expected, actual=actual)
 
 
-def check_hash(what: str, expected: Hash32, actual: Hash32) -> None:
+def _check_hash(what: str, expected: Hash32, actual: Hash32) -> None:
     """Raise `WouldRefuse` unless two hashes are the same: `Judge._checkHash`."""
     if expected != actual:
         raise WouldRefuse(Reason.WRONG_HASH, what=what, expected=expected, actual=actual)
 
 
-def check_party(what: str, expected: Address, actual: Address) -> None:
+def _check_party(what: str, expected: Address, actual: Address) -> None:
     """Raise `WouldRefuse` unless two accounts are the same: `Judge._checkSame`."""
     if expected != actual:
         raise WouldRefuse(Reason.WRONG_PARTY, what=what, expected=expected, actual=actual)

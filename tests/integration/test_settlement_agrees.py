@@ -272,7 +272,7 @@ def judge(court: Court, place: Place, payment: Payment, leaf: PaymentLeaf) -> Wo
         is_presigned=is_presigned,
     )
     try:
-        check_evidence(place, leaf, payment.evidence, standing)
+        check_evidence(place, leaf, payment.evidence, standing=standing)
     except WouldRefuse as refusal:
         return refusal
     return None
