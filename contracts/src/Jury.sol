@@ -22,8 +22,9 @@ contract Jury is IJury, Judge {
     /* CONSTANTS */
 
     uint8 internal constant LAST_LEVEL = 2;
-    /// @dev Draws per seat before a jury stays smaller: duplicates and those who left are drawn again.
-    uint256 internal constant DRAWS_PER_SEAT = 8;
+    /// @dev Draws before a jury stays smaller: duplicates and those who left are drawn again. As many
+    /// for a small jury as for the largest, or leaving verifiers behind in the list would shrink it.
+    uint256 internal constant DRAWS_MAX = 256;
 
     /* STORAGE */
 
@@ -193,8 +194,7 @@ contract Jury is IJury, Judge {
         if (size > eligible) size = eligible;
         jury = new address[](size);
         uint256 seated = 0;
-        uint256 draws = size * DRAWS_PER_SEAT;
-        for (uint256 i = 0; i < draws && seated < size; ++i) {
+        for (uint256 i = 0; i < DRAWS_MAX && seated < size; ++i) {
             uint256 drawn = uint256(keccak256(abi.encode(seed, i))) % eligible;
             (address juror,) = _SETTLEMENT.verifierAt(drawn);
             if (_contains(jury, seated, juror) || !_mayJudge(juror, case_.place)) continue;

@@ -18,7 +18,7 @@ from gpumarket.protocol.signing import encode_address, encode_uint, keccak256
 LAST_LEVEL: Final = 2
 JURY_SIZES: Final = (5, 15, 31)
 """Jurors at each level, where there are as many."""
-DRAWS_PER_SEAT: Final = 8
+DRAWS_MAX: Final = 256
 """Draws until a jury stays smaller: duplicates and those who left are drawn again."""
 _JURY_TAG = keccak256(b"gpumarket.jury.v1")
 
@@ -92,7 +92,7 @@ def draw_jury(
     """Return the jury of a level in the order drawn: `Jury._drawJury`."""
     size = min(JURY_SIZES[level], eligible)
     jury: list[Address] = []
-    for draw in range(size * DRAWS_PER_SEAT):
+    for draw in range(DRAWS_MAX):
         if len(jury) == size:
             break
         drawn = int.from_bytes(keccak256(seed + encode_uint(draw)), "big") % eligible

@@ -150,7 +150,7 @@ abstract contract Court is Scene {
         uint256 size = _least(level == 0 ? 5 : level == 1 ? 15 : 31, eligible);
         address[] memory found = new address[](size);
         uint256 count = 0;
-        for (uint256 i = 0; i < 8 * size && count < size; ++i) {
+        for (uint256 i = 0; i < 256 && count < size; ++i) {
             address drawn = verifiers[uint256(keccak256(abi.encode(seed, i))) % eligible];
             if (!unfit[drawn] && !_isAmong(found, drawn)) found[count++] = drawn;
         }

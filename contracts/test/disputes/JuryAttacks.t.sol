@@ -170,17 +170,21 @@ contract JuryAttacksTest is Court {
         );
     }
 
-    /// @dev A known limit: places on the list are for good, so a list of many that left gives small
-    /// juries. Eight draws a seat find five of ten, but hardly one of a hundred.
-    function test_AListOfThoseWhoLeftGivesASmallJury() external {
-        for (uint256 i = 2; i < 40; ++i) {
+    /// @dev Places on the list are for good, so in time most of it are those who left. Draws enough
+    /// find the others: otherwise a first jury of five would become one of one, and who has a tenth
+    /// of the verifiers would have a tenth of the verdicts.
+    function test_AListOfThoseWhoLeftStillGivesAJury() external {
+        for (uint256 i = 5; i < 40; ++i) {
             VM.prank(verifiers[i]);
             settlement.requestUnstake(verifiers[i], MIN_STAKE);
             unfit[verifiers[i]] = true;
         }
         uint256 id = _accuse(0);
-        address[] memory jurors = _seat(id);
-        assertTrue(jurors.length <= 2, "no more are there");
+        for (uint8 level = 0; level < 3; ++level) {
+            assertEq(_seat(id).length, 5, "all that are left");
+            VM.warp(VM.getBlockTimestamp() + RESPONSE + 1);
+            if (level < 2) jury.escalate(id);
+        }
     }
 
     /* LASTING */
