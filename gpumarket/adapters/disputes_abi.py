@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from web3 import Web3
+from eth_utils.address import to_checksum_address
 
 from gpumarket.protocol.attestation import Attestation
 from gpumarket.protocol.disputes import LeafEvidence
@@ -26,7 +26,7 @@ Tuple = tuple[Any, ...]
 
 def encode_account(value: Address) -> str:
     """Return an address as web3 takes it."""
-    return Web3.to_checksum_address(value)
+    return to_checksum_address(value)
 
 
 def encode_batch(batch: PostedBatch) -> Tuple:

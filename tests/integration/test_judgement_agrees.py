@@ -58,6 +58,7 @@ CONFIG: Final = replace(SHORT, epoch=12 * DAY, exit_delay=24 * DAY)
 """Long enough for a case to go through all juries before anything matures."""
 OPERATORS: Final = 36
 LEAVERS: Final = (5, 6, *range(28, OPERATORS))
+LATE_LEAVERS: Final = tuple(range(16, 28))
 CASES: Final = 3
 PRICE: Final = 700
 WATCHER, COORDINATOR = make_address("watcher"), make_address("coordinator")
@@ -206,7 +207,7 @@ def open_case(court: Court, work: Work) -> tuple[int, PostedBatch]:
     batch, opening = work.post()
     listed = [each.listed_at for each in read_verifiers(court)]
     eligible = count_eligible(listed, posted_at=batch.posted_at, epoch=CONFIG.epoch)
-    assert 0 < eligible < len(listed)
+    assert 0 < eligible <= len(listed)
     for other in (eligible - 1, eligible + 1, 0, len(listed) + 1):
         answer = court.ask(work.accuse(batch, opening, other), WATCHER)
         assert isinstance(answer, ContractRefusal)
@@ -295,6 +296,20 @@ def test_credit_can_be_claimed_from_the_second_it_matures(court: Court) -> None:
         waiting.append(previous + current)
         court.rpc("evm_revert", snapshot)
     assert waiting[0] >= PRICE and waiting[1] == 0
+
+
+def test_a_jury_that_cannot_be_filled_needs_its_share_of_votes(court: Court) -> None:
+    """Compares quorums of sizes that nobody planned: 14 of 15, rounded up."""
+    for number in LATE_LEAVERS:
+        leave(court, f"verifier {number}")
+    case, batch = open_case(court, Work(court, CASES + 4))
+    sizes = []
+    for level in range(len(JURY_SIZES)):
+        sizes.append(len(compare_jury(court, case, level, batch)))
+        court.skip_to(court.now + CONFIG.response + 1)
+        if level < len(JURY_SIZES) - 1:
+            court.do(court.jury.functions.escalate(case), WATCHER)
+    assert sizes == [5, 14, 14]
 
 
 def test_all_balances_are_rebuilt_from_the_events_alone(court: Court) -> None:
