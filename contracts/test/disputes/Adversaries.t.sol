@@ -82,6 +82,22 @@ contract AdversariesTest is Market {
         assertEq(_credit(provider), 10, "dropped and posted again");
     }
 
+    /// @notice However many leaves are forged, one question takes the whole lane back.
+    function test_OneQuestionVoidsALaneOfForgedLeaves() external {
+        while (sheet[WORK].length < 100) {
+            bytes32 forged = keccak256(abi.encode("an unsigned order", sheet[WORK].length));
+            sheet[WORK].push(Hashing.Leaf(forged, 0, 0, 1));
+        }
+        _postSheet();
+        Asked memory asked = _askWithheld(WORK, 50);
+        _refuseAnswer(asked, _wrongHash("order", sheet[WORK][50].orderHash, Hashing.hash(order)));
+        VM.warp(START + RESPONSE + 1);
+        _timeout(asked);
+        uint256 kept = _amount(CHECKS) + FEE;
+        assertEq(_escrow(requester), FUNDS - kept + BOND_SLASH / 4, "all hundred");
+        assertEq(_credit(provider), 0, "none is paid");
+    }
+
     /* THEFT OF PROOFS */
 
     function test_ACopiedProofStillTakesThePaymentBack() external {
