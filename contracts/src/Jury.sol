@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Judge} from "./disputes/Judge.sol";
 import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IJury} from "./interfaces/IJury.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
@@ -8,7 +9,6 @@ import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {EventsLib} from "./libraries/EventsLib.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {SeedBlock} from "./libraries/SeedBlock.sol";
-import {Judge} from "./disputes/Judge.sol";
 
 /// @title Jury
 /// @notice Whether paid work is false: decided by verifiers that nobody could choose.
@@ -59,8 +59,7 @@ contract Jury is IJury, Judge {
         case_.place = place;
         case_.receiptHash = receiptHash;
         case_.price = opening.leaf.price;
-        case_.stakeHeld =
-            _take(ISettlement.Pocket.STAKE, place.payee, _SETTLEMENT.STAKE_SLASH(), 0);
+        case_.stakeHeld = _take(ISettlement.Pocket.STAKE, place.payee, _SETTLEMENT.STAKE_SLASH(), 0);
         case_.eligible = eligible;
         case_.drawBlock = uint64(block.number);
         case_.parties.push(Party({account: msg.sender, bond: bond, accuses: true}));
