@@ -207,9 +207,8 @@ async def _post_batch(effect: effects.PostBatch, world: World) -> None:
 
 async def _read_escrow(effect: effects.ReadEscrow, world: World) -> None:
     try:
-        block, _ = await world.chain.head()
-        balance = await world.chain.read_escrow(effect.requester)
-        withdrawing = await world.chain.read_withdrawing(effect.requester)
+        # A batch is known to the core once it is confirmed: the balance must not be ahead of that.
+        balance, withdrawing, block = await world.chain.read_confirmed_escrow(effect.requester)
     except ChainError as error:
         world.log.warn("an escrow could not be read", requester=effect.requester, reason=error)
         return

@@ -182,8 +182,7 @@ class Desk:
         """Take a job, or raise the reason why it is not taken; nothing is charged then."""
         for cid in (spec.image.archive, *(item.cid for item in spec.inputs)):
             await self._check_here(cid)
-        block, _ = await self.chain.head()
-        balance = await self.chain.read_escrow(order.body.requester)
+        balance, _, block = await self.chain.read_confirmed_escrow(order.body.requester)
         event = JobSubmitted(
             at=self.clock.now(),
             order=order,

@@ -195,7 +195,8 @@ def _check_escrow(state: State, event: JobSubmitted) -> None:
             "there is not enough in escrow for this job",
             code="GM-3011",
             why=f"the job may cost {format_money(need)}, {format_money(max(0, free))} is free: "
-            f"{format_money(event.escrow_balance)} less {format_money(claimed)} for live jobs",
+            f"{format_money(event.escrow_balance)} in block {event.escrow_block} "
+            f"less {format_money(claimed)} for live jobs",
             money=_NOTHING_CHARGED,
             hints=("gpumarket wallet deposit AMOUNT",),
             fault="requester",

@@ -64,7 +64,7 @@ class JobSubmitted(_Event, frozen=True, kw_only=True):
     escrow_balance: Amount
     """The requester's escrow on chain, less what it asked to withdraw."""
     escrow_block: U64
-    """The block at which the balance was read."""
+    """The block at which the balance was read: the newest that counts as confirmed."""
 
 
 class JobCancelled(_Event, frozen=True, kw_only=True):
@@ -82,6 +82,7 @@ class EscrowSeen(_Event, frozen=True, kw_only=True):
     withdrawing: Amount = Amount(0)
     """What it asked to withdraw and has not taken: finished work is still paid from it."""
     block: U64
+    """Confirmed: `BatchPosted` tells of a batch when it is, so no batch counts twice."""
 
 
 # ---- sessions ------------------------------------------------------------------------------

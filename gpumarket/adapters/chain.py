@@ -169,10 +169,17 @@ class Chain:
         account = await self._call("requesterOf", _address(requester))
         return Amount(int(account[0]) - int(account[1]))
 
-    async def read_withdrawing(self, requester: Address) -> Amount:
-        """Return what a requester has asked to withdraw and not taken yet."""
-        account = await self._call("requesterOf", _address(requester))
-        return Amount(int(account[1]))
+    async def read_confirmed_escrow(self, requester: Address) -> tuple[Amount, Amount, int]:
+        """
+        Return what a requester held in escrow at the newest block that counts, and that block.
+
+        That is what it has not asked to withdraw, what it has and has not taken yet, and the block.
+        """
+        block = max(0, (await self.head())[0] - self._patience.confirmations)
+        call = self._contract.functions.requesterOf(_address(requester)).call
+        account = await self._read(lambda: call(block_identifier=block))
+        held, asked = int(account[0]), int(account[1])
+        return Amount(held - asked), Amount(asked), block
 
     async def read_bond(self, coordinator: Address) -> Amount:
         """Return a coordinator's bond, without what is being unbonded."""

@@ -458,6 +458,27 @@ async def test_a_batch_that_is_mined_in_time_stays(network: Network) -> None:
     assert await count_batches(network) == 1
 
 
+async def test_an_escrow_is_read_where_its_batches_count(network: Network) -> None:
+    post = await have_batch(network)
+    chain = network.connect(confirmations=3)
+    network.mine(3)
+    deadline = find_time(network) + 60
+    async with sending(lambda: post(chain, deadline)) as pending:
+        await network.wait_pool()
+        network.mine()
+        for _ in range(3):
+            # It is on chain, and nobody was told yet: the money is still claimed by the batch.
+            assert (await chain.read_confirmed_escrow(network.account))[:2] == (1_000, 0)
+            assert not pending.is_over
+            network.mine()
+    free, _, block = await chain.read_confirmed_escrow(network.account)
+    assert (free, block) == (995, pending.get().block)
+    network.ask("evm_setAutomine", True)
+    await network.connect().request_withdraw(90)
+    network.mine(3)
+    assert (await chain.read_confirmed_escrow(network.account))[:2] == (905, 90)
+
+
 # ---- reorgs --------------------------------------------------------------------------------
 
 

@@ -77,11 +77,8 @@ class Outside:
             raise self.refusal
         self.fact = ChainFact("BatchPosted", {"seq": 3}, 11, 0, make_hash("tx"))
 
-    async def read_escrow(self, _: object) -> int:
-        return 5
-
-    async def read_withdrawing(self, _: object) -> int:
-        return 2
+    async def read_confirmed_escrow(self, _: object) -> tuple[int, int, int]:
+        return 5, 2, 8
 
     def now(self) -> int:
         return NOW
@@ -155,4 +152,4 @@ async def test_a_refusal_says_whose_escrow_is_too_small(name, code, account, tmp
 async def test_what_was_asked_back_is_told_apart(tmp_path):
     event = await play(Outside(), effects.ReadEscrow(requester=ALICE), tmp_path)
     assert isinstance(event, events.EscrowSeen)
-    assert (event.balance, event.withdrawing, event.block) == (5, 2, 10)
+    assert (event.balance, event.withdrawing, event.block) == (5, 2, 8)
