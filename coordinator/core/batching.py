@@ -14,6 +14,12 @@ from coordinator.core.effects import Effect, PostBatch, ReadEscrow
 from coordinator.core.events import BatchPosted, ChainRefused
 from coordinator.core.lifecycle import JobState
 from coordinator.core.order_book import compute_posted
+from coordinator.core.settlement_pool import (
+    get_bill,
+    hold_in_pool,
+    put_into_pool,
+    take_from_pool,
+)
 from coordinator.core.settling import end_if_settled, find_post_end
 from coordinator.core.state import (
     BatchRecord,
@@ -26,7 +32,6 @@ from coordinator.core.state import (
     write_log,
 )
 from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.settlement import LANES_MAX, Batch, make_lanes
@@ -52,15 +57,28 @@ def want_cut(state: State, key: bytes) -> list[Effect]:
 
 def cut_batches(state: State) -> list[Effect]:
     """Make as many batches of the pool as are due now."""
-    if not state.is_cut_wanted:
+    # Nothing is due before its timer: between timers only a full pool is a reason to look.
+    is_wanted = state.is_cut_wanted or (state.pool_sums.has_grown and _may_fill_batch(state))
+    state.is_cut_wanted = state.pool_sums.has_grown = False
+    if not is_wanted:
         return []
-    state.is_cut_wanted = False
     effects: list[Effect] = []
     choice = _choose(state)
     while choice.is_due:  # and so has a bill at least, which leaves the pool
         effects.append(_open_batch(state, choice.keys))
         choice = _choose(state)
     return effects + _hold_insolvent(state, choice.insolvent)
+
+
+def _may_fill_batch(state: State) -> bool:
+    """Say whether the pool might have more than one batch takes; False is certain."""
+    sums = state.pool_sums
+    return (
+        sums.bills >= state.settings.settle_jobs_max
+        or len(sums.lanes) >= LANES_MAX
+        or sums.lines > BATCH_LINES_MAX
+        or sums.later_bills > 0
+    )
 
 
 def give_up_bill(state: State, key: bytes) -> list[Effect]:
@@ -94,7 +112,7 @@ def _choose(state: State) -> _Choice:
     choice = _Choice()
     is_full = False
     for key in sorted(state.due, key=lambda key: _rank(state, key)):
-        job, record = _get_bill(state, key)
+        job, record = get_bill(state, key)
         if record.hold_until <= state.now < find_post_end(state, job):
             is_full |= not _take(state, choice, key)
     is_full |= len(choice.lanes) == LANES_MAX
@@ -104,13 +122,13 @@ def _choose(state: State) -> _Choice:
 
 
 def _rank(state: State, key: bytes) -> tuple[bool, int]:
-    job, _ = _get_bill(state, key)
+    job, _ = get_bill(state, key)
     return (state.now < job.settle_at, state.due[key])
 
 
 def _take(state: State, choice: _Choice, key: bytes) -> bool:
     """Take a bill, or leave it to its requester's escrow; False where there is no room for it."""
-    job, record = _get_bill(state, key)
+    job, record = get_bill(state, key)
     requester = job.order.body.requester
     waits_until = min(state.due[key] + state.settings.settle_interval_seconds, job.settle_at)
     is_due = waits_until <= state.now
@@ -156,7 +174,7 @@ def find_left(state: State, requester: Address) -> int | None:
 def _hold_insolvent(state: State, keys: list[bytes]) -> list[Effect]:
     requesters: dict[Address, None] = {}
     for key in keys:
-        job, record = _get_bill(state, key)
+        job, record = get_bill(state, key)
         requester = job.order.body.requester
         left = max(0, find_left(state, requester) or 0)
         text = f"the escrow has {format_money(left)} left, {format_money(record.amount)} is due"
@@ -166,28 +184,21 @@ def _hold_insolvent(state: State, keys: list[bytes]) -> list[Effect]:
 
 
 def _hold_bill(state: State, key: bytes, text: str) -> None:
-    job, record = _get_bill(state, key)
+    job, record = get_bill(state, key)
     reason = Reason(code=INSOLVENT, text=text, fault="requester")
     if record.problem != reason:
         write_log(state, job, "unpaid", reason=reason, actor=job.order.body.requester)
     record.problem = reason
-    record.hold_until = Timestamp(state.now + state.settings.retry_seconds)
+    hold_in_pool(state, key, Timestamp(state.now + state.settings.retry_seconds))
     set_timer(state, record.hold_until, "cut")
 
 
 def _drop_bill(state: State, key: bytes, reason: Reason) -> None:
-    job, record = _get_bill(state, key)
-    state.due.pop(key, None)
+    job, record = get_bill(state, key)
+    take_from_pool(state, key)
     record.batch, record.problem, record.is_dropped = None, reason, True
     job.outcome, job.reason = JobState.FAILED, reason
     write_log(state, job, "unpaid", reason=reason)
-
-
-def _get_bill(state: State, key: bytes) -> tuple[Job, BillRecord]:
-    found = find_bill(state, key)
-    if found is None:
-        raise LocalProtocolError("a bill that is not paid was forgotten")
-    return found
 
 
 # ---- batches -------------------------------------------------------------------------------
@@ -196,7 +207,7 @@ def _get_bill(state: State, key: bytes) -> tuple[Job, BillRecord]:
 def _open_batch(state: State, keys: list[bytes]) -> PostBatch:
     """Take bills out of the pool and make them a batch, each order at most once."""
     keys = sorted(keys)
-    bills = [_get_bill(state, key) for key in keys]
+    bills = [get_bill(state, key) for key in keys]
     record = BatchRecord(
         number=state.next_batch,
         bill_keys=tuple(keys),
@@ -208,7 +219,7 @@ def _open_batch(state: State, keys: list[bytes]) -> PostBatch:
     state.batches[record.number] = record
     state.open_batches.append(record.number)
     for key, (_, bill) in zip(keys, bills, strict=True):
-        state.due.pop(key, None)
+        take_from_pool(state, key)
         bill.batch = record.number
     return _make_post(state, record)
 
@@ -238,7 +249,7 @@ def _make_post(state: State, record: BatchRecord) -> PostBatch:
     return PostBatch(
         number=record.number,
         batch=record.document,
-        bills=tuple(_get_bill(state, key)[1].bill for key in record.bill_keys),
+        bills=tuple(get_bill(state, key)[1].bill for key in record.bill_keys),
         post_by=record.post_by,
     )
 
@@ -269,7 +280,7 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
     tail = f", with {others} other jobs" if others else ""
     effects: list[Effect] = []
     for key in record.bill_keys:
-        job, bill = _get_bill(state, key)
+        job, bill = get_bill(state, key)
         lanes = len({payee for payee, _ in bill.payments})
         text = f"one batch pays {format_money(bill.amount)} in {lanes} lanes, block {event.block}"
         write_log(state, job, "posted", text=text + tail, actor=state.settings.coordinator)
@@ -302,7 +313,7 @@ def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
         return []
     if record.problem != event.text:
         for key in record.bill_keys:
-            job, _ = _get_bill(state, key)
+            job, _ = get_bill(state, key)
             write_log(state, job, "chain-refused", text=f"batch: {event.text}")
     record.problem = event.text
     if not event.is_final:
@@ -317,7 +328,7 @@ def _take_apart(state: State, record: BatchRecord, event: ChainRefused) -> list[
     state.open_batches.remove(record.number)
     del state.batches[record.number]
     for key in record.bill_keys:
-        _get_bill(state, key)[1].batch = None
+        get_bill(state, key)[1].batch = None
     # By the chain's clock it may be late before it is by ours.
     time = max(state.now, record.post_by) if event.code == LATE else state.now
     late = [key for key in record.bill_keys if _is_late(state, key, time)]
@@ -350,7 +361,7 @@ def _set_aside(
     """Hold the bills of a requester that cannot pay; the others go into the next batch."""
     _return_bills(state, keys)
     for key in keys:
-        job, _ = _get_bill(state, key)
+        job, _ = get_bill(state, key)
         if job.order.body.requester in insolvent:
             _hold_bill(state, key, event.text)
     for requester in insolvent:
@@ -363,7 +374,7 @@ def _set_aside(
 def _return_bills(state: State, keys: list[bytes]) -> None:
     # They waited once and go with the next batch.
     for key in keys:
-        state.due[key] = Timestamp(state.now - state.settings.settle_interval_seconds)
+        put_into_pool(state, key, Timestamp(state.now - state.settings.settle_interval_seconds))
     state.is_cut_wanted = True
 
 
@@ -371,10 +382,10 @@ def _drop_bills(state: State, keys: list[bytes], reason: Reason) -> list[Effect]
     effects: list[Effect] = []
     for key in keys:
         _drop_bill(state, key, reason)
-        effects += end_if_settled(state, _get_bill(state, key)[0])
+        effects += end_if_settled(state, get_bill(state, key)[0])
     return list(dict.fromkeys(effects))
 
 
 def _is_late(state: State, key: bytes, time: int) -> bool:
-    job, _ = _get_bill(state, key)
+    job, _ = get_bill(state, key)
     return time >= find_post_end(state, job)

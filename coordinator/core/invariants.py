@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.settlement_pool import count_pool
 from coordinator.core.settling import compute_money, is_posted, list_payments
 from coordinator.core.state import (
     BatchRecord,
@@ -147,13 +148,20 @@ def _check_bills(state: State) -> Iterator[str]:
             is_open = not record.is_dropped and not is_posted(state, record)
             if is_open and job.state is not JobState.SETTLING:
                 yield f"{job.job_id} is {job.state.value} with a bill unpaid"
+    if pooled != set(state.due):
+        yield "the settlement pool and the bills in no batch differ"
+    else:
+        yield from _check_pool(state)
+
+
+def _check_pool(state: State) -> Iterator[str]:
     timers = {(kind, key) for _, kind, key in state.timers}
     if state.due and ("cut", b"") not in timers:
         yield "the settlement pool waits for ever"
     if any(("unpaid", key) not in timers for key in state.due):
         yield "a bill waits for ever"
-    if pooled != set(state.due):
-        yield "the settlement pool and the bills in no batch differ"
+    if count_pool(state) != state.pool_sums:
+        yield "the settlement pool is miscounted, or left to look at"
 
 
 def _check_batches(state: State) -> Iterator[str]:

@@ -14,6 +14,7 @@ from coordinator.core.effects import Effect, ReadEscrow
 from coordinator.core.leases import end_lease, stop_job
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.placing import note_stall
+from coordinator.core.settlement_pool import is_in_pool, put_into_pool
 from coordinator.core.state import (
     BillRecord,
     Check,
@@ -194,13 +195,14 @@ def _settle(state: State, job: Job) -> list[Effect]:
     move_job(state, job, JobState.SETTLING)
     requester, settings = job.order.body.requester, state.settings
     # One reading serves all that a requester has in the pool.
-    is_first = all(state.jobs[key[:32]].order.body.requester != requester for key in state.due)
+    is_first = not is_in_pool(state, requester)
     for part in range(len(job.bills)):
         key = make_bill_key(job.order_hash, part)
-        state.due[key] = state.now
+        put_into_pool(state, key, state.now)
         set_timer(state, find_post_end(state, job), "unpaid", key=key)
-    set_timer(state, min(state.now + settings.settle_interval_seconds, job.settle_at), "cut")
-    state.is_cut_wanted = True
+    cut_at = min(state.now + settings.settle_interval_seconds, job.settle_at)
+    set_timer(state, cut_at, "cut")
+    state.is_cut_wanted |= cut_at <= state.now
     return [ReadEscrow(requester=requester)] if is_first else []
 
 
@@ -253,6 +255,8 @@ def cut_off(state: State, key: bytes) -> list[Effect]:
 
 
 def _forget_old_jobs(state: State) -> None:
+    if len(state.over) <= state.settings.jobs_kept_max:
+        return
     in_use = {
         state.leases[lease_id].order_hash
         for number in state.open_epochs

@@ -307,6 +307,21 @@ class Epoch(msgspec.Struct, kw_only=True):
     """By receipt hash."""
 
 
+class PoolSums(msgspec.Struct, kw_only=True):
+    """Running sums over bills in no batch that were never held; `settlement_pool.py` keeps them."""
+
+    bills: int = 0
+    later_bills: int = 0
+    """Those that are not the first of their job."""
+    lines: int = 0
+    requesters: dict[Address, int] = {}
+    """Bills of each."""
+    lanes: dict[bytes, int] = {}
+    """Bills in each, by requester and payee."""
+    has_grown: bool = False
+    """Whether to look if they fill a batch before `decide` returns; False in between."""
+
+
 # ---- all of it -----------------------------------------------------------------------------
 
 
@@ -339,8 +354,9 @@ class State(msgspec.Struct, kw_only=True):
     waiting_checks: dict[Hash32, None] = {}
     due: dict[bytes, Timestamp] = {}
     """The settlement pool: keys of bills in no batch yet, with when they came."""
+    pool_sums: PoolSums = msgspec.field(default_factory=PoolSums)
     is_cut_wanted: bool = False
-    """Whether to look at the settlement pool before `decide` returns; False in between."""
+    """Whether to look at each bill of the pool before `decide` returns; False in between."""
     batches: dict[int, BatchRecord] = {}
     """By our own number, as long as one of its jobs is kept."""
     open_batches: list[int] = []

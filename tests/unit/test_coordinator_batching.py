@@ -266,6 +266,32 @@ def test_a_job_that_is_cut_off_after_the_last_moment_is_not_posted():
     assert market.chain.batches == []
 
 
+def test_a_pool_that_is_far_from_full_is_not_looked_through_for_each_job(monkeypatch):
+    looks = []
+    rank = batching._rank
+    monkeypatch.setattr(batching, "_rank", lambda state, key: looks.append(key) or rank(state, key))
+    market = make_market(*["alice"] * 30, interval=FAR)
+    play_until(market, lambda m: len(m.state.due) == 30)
+    assert not looks
+    market.run(seconds_max=FAR)
+    assert list_sizes(market) == [30] and len(looks) == 30
+
+
+def test_who_cannot_pay_does_not_make_the_pool_be_looked_through_for_each_job(monkeypatch):
+    market = make_market(*["bob"] * 5, interval=50, settle_jobs_max=5, retry_seconds=1_000)
+    play_until(market, lambda m: len(m.state.due) == 4)
+    empty_escrow(market)
+    market.wait(50)
+    play_until(market, lambda m: len(m.state.due) == 5 and not m.todo)
+    looks = []
+    rank = batching._rank
+    monkeypatch.setattr(batching, "_rank", lambda state, key: looks.append(key) or rank(state, key))
+    for index in range(3):
+        submit(market, "alice", nonce=make_hash(f"late {index}"))
+    play_until(market, lambda m: len(m.state.due) == 8)
+    assert not looks
+
+
 # ---- who cannot pay ------------------------------------------------------------------------
 
 
@@ -337,6 +363,22 @@ def test_money_in_a_batch_under_way_is_not_counted_twice():
     empty_escrow(market, balance=2 * UNIT_PRICE - 1)
     assert batching.find_left(market.state, BOB) == UNIT_PRICE - 1
     assert second.state is not JobState.SETTLED
+
+
+def test_a_batch_on_chain_that_is_not_confirmed_takes_its_money_once():
+    market = make_posts("bob")
+    (effect,) = find_posts(market)
+    market.todo.clear()
+    submit(market, "bob", nonce=make_hash("another"))
+    before = market.chain.read_escrow(BOB, market.now)
+    posted = market.chain.post(effect, market.now)
+    # What is read now is of the newest block that counts, which lies below the batch's.
+    market.post(before)
+    assert batching.find_left(market.state, BOB) == DEPOSIT - UNIT_PRICE
+    market.post(posted)
+    assert batching.find_left(market.state, BOB) == DEPOSIT - UNIT_PRICE
+    market.post(market.chain.read_escrow(BOB, market.now))
+    assert batching.find_left(market.state, BOB) == DEPOSIT - UNIT_PRICE
 
 
 def test_money_asked_back_still_pays_for_finished_work():
@@ -575,7 +617,11 @@ def forget_to_look(state):
     state.is_cut_wanted = True
 
 
-@pytest.mark.parametrize("break_it", [lose_a_bill, pay_too_little, drop_without_reason])
+def miscount(state):
+    state.pool_sums.lines += 1
+
+
+@pytest.mark.parametrize("break_it", [lose_a_bill, pay_too_little, drop_without_reason, miscount])
 def test_the_invariants_see_a_broken_pool(break_it):
     market = make_market("alice", interval=FAR)
     play_until(market, lambda m: m.state.due)
