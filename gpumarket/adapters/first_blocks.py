@@ -56,7 +56,7 @@ class FirstBlocks:
 
     async def _store(self, record: _Record) -> None:
         data = msgspec.json.encode(record)
-        await trio.to_thread.run_sync(_replace, self._path, data)
+        await trio.to_thread.run_sync(replace_file, self._path, data)
         self._record = record
 
 
@@ -68,7 +68,8 @@ def _read(path: Path) -> _Record | None:
         return None
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a small file whole: power loss leaves this one or the one before."""
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
         file.write(data)

@@ -110,6 +110,17 @@ def list_concerned(posted: PostedBatch, viewer: Viewer) -> list[int]:
     ]
 
 
+def _list_kept(posted: PostedBatch, viewer: Viewer) -> set[int]:
+    """Lanes whose payments may be asked for again: of our payers, and what pays us."""
+    if posted.coordinator == viewer.me:
+        return set()  # who posts knows it from its own books
+    return {
+        lane
+        for lane, (requester, payee) in enumerate(list_parties(posted))
+        if requester in viewer.payers or payee == viewer.me
+    }
+
+
 def list_attestors(papers: Papers) -> set[Address]:
     """Return whose role decides whether checks are right: who is paid for them."""
     return {lane.payee for lane in papers.document.lanes}
@@ -169,6 +180,7 @@ def examine(
     """
     posted = known.posted
     concerned = list_concerned(posted, viewer)
+    kept = _list_kept(posted, viewer)
     objections: list[Objection] = []
     for number, lane in enumerate(papers.document.lanes):
         missing: list[tuple[Spot, PaymentLeaf]] = []
@@ -182,7 +194,8 @@ def examine(
                         spot, leaf, papers, known=known, memory=memory, rules=rules,
                         registry=registry,
                     )  # fmt: skip
-            _remember(memory, known, spot, leaf)
+            if number in kept:
+                _remember(memory, known, spot, leaf)
         objections += _object_bills(known, missing, memory=memory, rules=rules)
     return objections
 
@@ -220,7 +233,7 @@ def _examine_leaf(
     )
     try:
         evidence = find_leaf_evidence(bill, leaf, payee=place.payee, domain=registry.domain)
-        check_evidence(place, leaf, evidence, standing)
+        check_evidence(place, leaf, evidence, standing=standing)
     except WouldRefuse as refusal:
         by_challenge = find_last_challenge(posted.posted_at, open_seconds=rules.open)
         why = _say(spot, f"its evidence will not do: {refusal.reason.value}")

@@ -218,8 +218,13 @@ def forget_since(memory: Memory, block: int) -> None:
     memory.next_block, memory.last_hash = block, ZERO_HASH
 
 
-def forget_old(memory: Memory, *, now: int) -> None:
-    """Forget objections whose time is over, claims whose order is, and the oldest batches."""
+def forget_old(memory: Memory, *, me: Address, rules: WatchRules, now: int) -> list[PostedBatch]:
+    """
+    Forget what can be of no use any more, and return the batches among it.
+
+    That is objections and claims whose time is over, our own batches that nobody can dispute, and
+    the oldest where there are too many; others' are kept, because a later one may pay the same.
+    """
     memory.objections = {k: v for k, v in memory.objections.items() if v.deadline >= now}
     memory.claims = {k: v for k, v in memory.claims.items() if v.order.body.expiry >= now}
     memory.challenges = {
@@ -228,10 +233,20 @@ def forget_old(memory: Memory, *, now: int) -> None:
         if k not in memory.ended or v.deadline >= now - ENDED_SECONDS
     }
     memory.ended = {k: v for k, v in memory.ended.items() if k in memory.challenges}
-    for key in list(memory.batches)[: max(0, len(memory.batches) - BATCHES_MAX)]:
-        del memory.batches[key]
-    known = memory.batches
-    memory.payments = {k: v for k, v in memory.payments.items() if v.spot.batch_key in known}
+    disputed = {challenge.spot.batch_key for challenge in memory.list_open()}
+    oldest = now - 2 * rules.epoch - rules.response
+    gone = [
+        key
+        for key, known in memory.batches.items()
+        if known.posted.coordinator == me
+        and known.posted.posted_at < oldest
+        and key not in disputed
+    ]
+    gone += list(memory.batches)[: max(0, len(memory.batches) - len(gone) - BATCHES_MAX)]
+    forgotten = [memory.batches.pop(key).posted for key in dict.fromkeys(gone)]
+    left = memory.batches
+    memory.payments = {k: v for k, v in memory.payments.items() if v.spot.batch_key in left}
+    return forgotten
 
 
 def _note_batch(memory: Memory, args: Mapping[str, Any], block: int, viewer: Viewer) -> None:

@@ -128,7 +128,7 @@ def test_every_line_can_be_shown_to_the_contract_with_its_bill_alone(forges):
             for leaf in lane.leaves:
                 (bill,) = (bills[name] for name in effect.batch.bills)
                 evidence = find_leaf_evidence(bill, leaf, payee=lane.payee, domain=DOMAIN)
-                check_evidence(place, leaf, evidence, standing)
+                check_evidence(place, leaf, evidence, standing=standing)
                 verdicts.add(evidence.attestation.verdict)
     assert verdicts == {0, 1} | ({2} if forges else set())
 

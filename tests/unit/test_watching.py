@@ -166,6 +166,22 @@ def make_rival() -> Paid:
     return paid
 
 
+def forget(node: Node, now: int) -> list[int]:
+    gone = forget_old(node.memory, me=node.viewer.me, rules=RULES, now=now)
+    return [posted.sequence for posted in gone]
+
+
+def test_an_own_batch_is_forgotten_once_nobody_can_dispute_it() -> None:
+    node, other = make_node("coordinator"), make_node("alice")
+    over = POSTED_AT + 2 * RULES.epoch + RULES.response
+    node.see_challenge(deadline=over)
+    assert forget(node, over + 1) == []
+    node.see("ChallengeEnded", id=1)
+    assert forget(node, over) == []
+    assert forget(node, over + 1) == [0]
+    assert forget(other, over + 1) == []
+
+
 def test_no_more_is_kept_than_is_of_use() -> None:
     node = make_node("alice")
     node.see_challenge()
@@ -174,9 +190,9 @@ def test_no_more_is_kept_than_is_of_use() -> None:
     for number in range(BATCHES_MAX):
         node.memory.batches[number.to_bytes(28, "big")] = posted
     node.memory.claims[b"old"] = make_claim(expiry=NOW + 5, settle_by=NOW)
-    forget_old(node.memory, now=DEADLINE + ENDED_SECONDS)
+    forget(node, DEADLINE + ENDED_SECONDS)
     assert node.memory.challenges
-    forget_old(node.memory, now=DEADLINE + ENDED_SECONDS + 1)
+    forget(node, DEADLINE + ENDED_SECONDS + 1)
     assert not (node.memory.challenges or node.memory.ended or node.memory.claims)
     assert len(node.memory.batches) == BATCHES_MAX
 
