@@ -30,6 +30,8 @@ from gpumarket.adapters.deployment_rules import (
     Deployment,
     Finding,
     PlacedContract,
+    find_randomness_fault,
+    is_plain,
     mask_code,
 )
 from gpumarket.adapters.transaction_rules import Patience
@@ -38,6 +40,7 @@ from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInp
 from gpumarket.protocol.ids import Address, format_hex
 from gpumarket.protocol.signing import Domain, PrivateKey, keccak256
 
+_BLOCKS_LOOKED_AT = 3
 HISTORY: Address = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 """Where EIP-2935 keeps the hashes of past blocks."""
 _GAS_A_BYTE = 216
@@ -161,6 +164,7 @@ async def plan_deployment(
                 code="GM-3020",
                 money=NOTHING_SENT,
             )
+        _check_randomness(web3)
         symbol, decimals = _read_token(web3, token)
         gas = sum(_estimate_gas(name) for name in CONTRACTS)
         wei = gas * web3.eth.gas_price
@@ -279,6 +283,18 @@ def _estimate_gas(name: str) -> int:
     return len(code) // 2 * _GAS_A_BYTE + _GAS_AROUND
 
 
+def _check_randomness(web3: Web3) -> None:
+    newest = int(web3.eth.get_block("latest")["number"])
+    numbers = range(max(0, newest - _BLOCKS_LOOKED_AT + 1), newest + 1)
+    fault = find_randomness_fault([bytes(web3.eth.get_block(n)["mixHash"]) for n in numbers])
+    if fault:
+        raise InvalidInput(
+            "the blocks of this chain have no randomness to draw samples and juries from",
+            why=fault,
+            money=NOTHING_SENT,
+        )
+
+
 def _read_token(web3: Web3, token: Address) -> tuple[str, int]:
     functions = web3.eth.contract(
         address=_show(token), abi=load_artifact("TestToken")["abi"]
@@ -291,7 +307,10 @@ def _read_token(web3: Web3, token: Address) -> tuple[str, int]:
                 why="amounts have 64 bits",
                 money=NOTHING_SENT,
             )
-        return str(functions.symbol().call()), decimals
+        symbol = str(functions.symbol().call())
+        if not is_plain(symbol):
+            raise ValueError("its symbol is no short word")
+        return symbol, decimals
     except (Web3Exception, ValueError) as error:
         raise InvalidInput(
             f"{_show(token)} does not answer like an ERC-20 token",
@@ -325,7 +344,7 @@ def _compare(web3: Web3, deployment: Deployment) -> Iterator[Finding]:
     try:
         yield from _compare_values(web3, deployment)
     except (Web3Exception, ValueError) as error:
-        yield Finding(passed=False, text=f"Settlement does not answer: {str(error)[:200]}")
+        yield Finding(passed=False, text=f"Settlement does not answer: {str(error)[:200]!r}")
 
 
 def _compare_contract(web3: Web3, name: str, deployment: Deployment) -> Iterator[Finding]:
@@ -349,7 +368,7 @@ def _find_creation_fault(web3: Web3, name: str, deployment: Deployment) -> str:
         transaction = web3.eth.get_transaction(HexStr(placed.transaction))
         receipt = web3.eth.get_transaction_receipt(HexStr(placed.transaction))
     except Web3Exception as error:
-        return f"the node does not know it: {str(error)[:100]}"
+        return f"the node does not know it: {str(error)[:100]!r}"
     if receipt["status"] != 1 or receipt["contractAddress"] is None:
         return "it created no contract"
     if _get_created(receipt).hex() != placed.address[2:].lower():
@@ -368,7 +387,7 @@ def _find_creation_fault(web3: Web3, name: str, deployment: Deployment) -> str:
         )
         wanted = _get_factory(web3, name).constructor(*args).data_in_transaction
     except (TypeError, ValueError, Web3Exception) as error:
-        return f"the file's parameters do not fit: {str(error)[:100]}"
+        return f"the file's parameters do not fit: {str(error)[:100]!r}"
     return "" if bytes(transaction["input"]) == bytes(HexBytes(wanted)) else "it had other input"
 
 

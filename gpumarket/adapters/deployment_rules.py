@@ -20,6 +20,7 @@ CONTRACTS: Final = ("Disputes", "Jury", "Settlement")
 """In the order in which they are created."""
 FILE_BYTES_MAX: Final = 65_536
 DECIMALS_MAX: Final = 6
+SYMBOL_MAX: Final = 32
 HISTORY_WINDOW: Final = 8_191
 """Blocks whose hash a contract can look up (EIP-2935)."""
 MIN_SLASHES: Final = 4
@@ -79,7 +80,17 @@ def decode_deployment_untrusted(raw: bytes) -> Deployment:
         _check_hex(placed.code_hash, 32)
     _check_hex(deployment.token, 20)
     _check_hex(deployment.deployer, 20)
+    # These are printed, and a terminal obeys what it is printed.
+    if not is_plain(deployment.token_symbol):
+        raise RemoteProtocolError("a token's symbol is a short word")
+    if not all(name.isascii() and name.isidentifier() for name in deployment.parameters):
+        raise RemoteProtocolError("a parameter has a name")
     return deployment
+
+
+def is_plain(symbol: str) -> bool:
+    """Tell whether a token's symbol can be shown to people as it is."""
+    return 0 < len(symbol) <= SYMBOL_MAX and symbol.isascii() and symbol.isprintable()
 
 
 def _check_hex(text: str, length: int) -> None:
@@ -166,6 +177,21 @@ def list_faults(parameters: Mapping[str, int]) -> list[str]:
         if value(name) * factor > _AMOUNT_MAX
     ]
     return faults
+
+
+def find_randomness_fault(mix_hashes: Sequence[bytes]) -> str:
+    """
+    Say why blocks with these mixHashes cannot seed samples and juries, or nothing.
+
+    Some chains put a constant there: whoever commits to work would know what is checked.
+    """
+    if len(mix_hashes) < 2:
+        return "the chain has too few blocks to tell"
+    if not all(any(mix_hash) for mix_hash in mix_hashes):
+        return "a block has none"
+    if len(set(mix_hashes)) < len(mix_hashes):
+        return "two blocks have the same"
+    return ""
 
 
 # ---- code ----------------------------------------------------------------------------------

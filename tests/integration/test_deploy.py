@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from web3 import Web3
 from web3.types import RPCEndpoint
 
 from gpumarket.adapters.chain import Chain, load_artifact
+from gpumarket.adapters.deployment import verify_deployment
+from gpumarket.adapters.deployment_rules import decode_deployment_untrusted
 from gpumarket.adapters.keys import SCRYPT_N_DEVNET, write_keystore, write_password
 from gpumarket.protocol.signing import PrivateKey
 from gpumarket.testing.anvil import run_anvil
@@ -58,12 +61,11 @@ class Site:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def verify(self, changed: dict[str, Any]) -> tuple[int, list[str]]:
-        """Verify a deployment file of this content; return the exit status and what failed."""
-        path = self.folder / "claimed.json"
-        path.write_text(json.dumps(changed))
-        done = self.run("--verify", str(path))
-        return done.returncode, [line for line in done.stdout.splitlines() if line[:4] == "FAIL"]
+    def find_failed(self, claimed: dict[str, Any]) -> list[str]:
+        """Return what of a deployment file is false."""
+        deployment = decode_deployment_untrusted(json.dumps(claimed).encode())
+        findings = trio.run(verify_deployment, self.url, deployment)
+        return [finding.describe() for finding in findings if not finding.passed]
 
 
 def connect(url: str) -> Web3:
@@ -76,17 +78,23 @@ def create(url: str, bytecode: str) -> str:
     return str(web3.eth.wait_for_transaction_receipt(sent, timeout=20)["contractAddress"])
 
 
+def open_site(url: str, folder: Path) -> Site:
+    """Put a token on a chain and gas into the deployer's account."""
+    write_keystore(
+        folder / "deployer.json", SECRET, password="secret word", scrypt_n=SCRYPT_N_DEVNET
+    )
+    write_password(folder / "password", "secret word")
+    site = Site(url, create(url, load_artifact("TestToken")["bytecode"]), folder)
+    site.rpc("anvil_setBalance", Web3.to_checksum_address(PrivateKey(SECRET).address), hex(10**19))
+    return site
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("deploy")
     with run_anvil(folder, block_seconds=None) as url:
-        write_keystore(
-            folder / "deployer.json", SECRET, password="secret word", scrypt_n=SCRYPT_N_DEVNET
-        )
-        write_password(folder / "password", "secret word")
-        made = Site(url, create(url, load_artifact("TestToken")["bytecode"]), folder)
-        address = Web3.to_checksum_address(PrivateKey(SECRET).address)
-        made.rpc("anvil_setBalance", address, hex(10**19))
+        made = open_site(url, folder)
+        made.rpc("anvil_mine", hex(3))  # the first block has no randomness
         yield made
 
 
@@ -117,7 +125,7 @@ async def test_what_was_deployed_is_what_was_asked_for(
 
 
 def test_a_second_look_passes_too(site: Site, deployed: dict[str, Any]) -> None:
-    assert site.verify(deployed) == (0, [])
+    assert site.find_failed(deployed) == []
 
 
 @pytest.mark.parametrize("name", ["Settlement", "Disputes", "Jury"])
@@ -128,11 +136,13 @@ def test_tampered_code_fails(site: Site, deployed: dict[str, Any], name: str) ->
     changed = code[:-2] + f"{(int(code[-2:], 16) + 1) % 256:02x}"
     site.rpc("anvil_setCode", address, changed)
     try:
-        status, failed = site.verify(deployed)
+        failed = site.find_failed(deployed)
+        done = site.run("--verify", str(site.folder / "deployment.json"))
     finally:
         site.rpc("anvil_setCode", address, code)
-    assert status == 1
     assert len(failed) == 2, "the code and its hash"
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("FAIL")] == failed
     assert all(f"{name} " in line for line in failed)
 
 
@@ -152,8 +162,7 @@ def test_code_that_another_constructor_left_fails(site: Site, deployed: dict[str
         "transaction": receipt["transactionHash"].to_0x_hex(),
         "block": receipt["blockNumber"],
     }
-    status, failed = site.verify(claimed)
-    assert status == 1
+    failed = site.find_failed(claimed)
     assert any("Jury was created by" in line and "other input" in line for line in failed)
     assert not any("it is other code" in line for line in failed)
     # And the settlement has another jury.
@@ -172,16 +181,14 @@ def test_code_that_another_constructor_left_fails(site: Site, deployed: dict[str
 def test_a_file_that_claims_something_else_fails(
     site: Site, deployed: dict[str, Any], change: dict[str, Any], expected: str
 ) -> None:
-    status, failed = site.verify({**deployed, **change})
-    assert status == 1
+    failed = site.find_failed({**deployed, **change})
     assert any(expected in line for line in failed), failed
 
 
 @pytest.mark.parametrize("name", ["bond_slash", "exit_delay", "seed_delay_blocks"])
 def test_a_false_parameter_fails(site: Site, deployed: dict[str, Any], name: str) -> None:
     parameters = {**deployed["parameters"], name: deployed["parameters"][name] + 1}
-    status, failed = site.verify({**deployed, "parameters": parameters})
-    assert status == 1
+    failed = site.find_failed({**deployed, "parameters": parameters})
     assert any(line.startswith(f"FAIL {name} is") for line in failed)
     assert any("Settlement was created by" in line for line in failed)
 
@@ -200,8 +207,7 @@ def test_a_false_place_fails(
 ) -> None:
     claimed = json.loads(json.dumps(deployed))
     claimed["contracts"]["Settlement"][field] = value
-    status, failed = site.verify(claimed)
-    assert status == 1
+    failed = site.find_failed(claimed)
     assert any(expected in line for line in failed), failed
 
 
@@ -245,6 +251,21 @@ def test_nothing_is_spent_on_what_would_be_refused(
         assert "Traceback" not in done.stderr
     assert connect(site.url).eth.get_balance(deployer) == before
     assert not Path(out).exists()
+
+
+def test_a_chain_without_randomness_is_refused(tmp_path: Path) -> None:
+    with run_anvil(tmp_path, block_seconds=None) as url:
+        done = open_site(url, tmp_path).deploy()
+    assert done.returncode == 3
+    assert "no randomness" in done.stderr
+
+
+def test_a_file_or_node_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    nowhere = Site("http://127.0.0.1:1", "", tmp_path)
+    done = nowhere.run("--verify", str(tmp_path / "none.json"))
+    assert done.returncode == 3
+    assert "No such file" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_deployer_without_gas_is_told_so(site: Site, tmp_path: Path) -> None:

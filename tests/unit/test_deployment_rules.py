@@ -18,6 +18,7 @@ from gpumarket.adapters.deployment_rules import (
     decode_deployment_untrusted,
     encode_deployment,
     fill_descriptor,
+    find_randomness_fault,
     list_faults,
     mask_code,
     parse_parameters,
@@ -124,6 +125,21 @@ def test_what_is_not_toml_is_refused() -> None:
         parse_parameters("[contract", NAMES)
 
 
+@pytest.mark.parametrize(
+    ("mix_hashes", "expected"),
+    [
+        ([b"a" * 32, b"b" * 32], ""),
+        ([b"a" * 32, b"b" * 32, b"c" * 32], ""),
+        ([b"a" * 32], "too few"),
+        ([bytes(32), b"b" * 32], "has none"),
+        ([b"a" * 32, b"b" * 32, b"a" * 32], "the same"),
+    ],
+)
+def test_a_chain_without_randomness_is_told(mix_hashes: list[bytes], expected: str) -> None:
+    fault = find_randomness_fault(mix_hashes)
+    assert (expected in fault) if expected else fault == ""
+
+
 def test_an_unsafe_file_is_refused() -> None:
     text = SHIPPED.replace("exit_delay = 864_000", "exit_delay = 518_399")
     with pytest.raises(InvalidInput) as caught:
@@ -152,6 +168,9 @@ def test_a_deployment_file_comes_back_as_it_was() -> None:
         encode_deployment(make_deployment()).replace(b"0x" + b"bb" * 20, b"bb" * 21),
         encode_deployment(make_deployment()).replace(f"0x{2:064x}".encode(), b"0xzz"),
         encode_deployment(make_deployment()).replace(b'"chain_id": 1', b'"chain_id": -1'),
+        encode_deployment(make_deployment()).replace(b'"USDC"', b'"US\\u001b[2JDC"'),
+        encode_deployment(make_deployment()).replace(b'"USDC"', b'"' + b"U" * 33 + b'"'),
+        encode_deployment(make_deployment()).replace(b'"epoch"', b'"e\\u001b[2J"'),
     ],
 )
 def test_what_is_no_deployment_file_is_refused(raw: bytes) -> None:
