@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Vault} from "./Vault.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {EventsLib} from "./libraries/EventsLib.sol";
-import {Vault} from "./Vault.sol";
 
 /// @title Registry
 /// @notice Who puts money at risk: coordinators their bond, providers and verifiers their stake.

@@ -130,7 +130,9 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
         nonReentrant
         returns (uint256 amount)
     {
-        if (block.timestamp > deadline) revert ErrorsLib.Expired(deadline, block.timestamp);
+        if (block.timestamp > deadline) {
+            revert ErrorsLib.Expired(deadline, block.timestamp);
+        }
         bytes32 structHash = Hashing.claim(payee, to, _claimNonces[payee]++, deadline);
         address payout = payoutOf(payee);
         address signer = ECDSA.recover(_hashTypedDataV4(structHash), signature);

@@ -66,11 +66,11 @@ abstract contract Direct is Evidences {
         uint64 postedAt = uint64(block.timestamp);
         bytes32 receiptHash = receipt.hash();
         bytes32 root = Hashing.Leaf({
-                orderHash: orderHash,
-                line: receipt.unit,
-                evidenceHash: receiptHash,
-                price: receipt.price
-            }).hash();
+            orderHash: orderHash,
+            line: receipt.unit,
+            evidenceHash: receiptHash,
+            price: receipt.price
+        }).hash();
         address[] memory requesters = new address[](1);
         address[] memory payees = new address[](1);
         (requesters[0], payees[0]) = (requester, receipt.provider);
@@ -80,7 +80,13 @@ abstract contract Direct is Evidences {
         _take(ISettlement.Pocket.ESCROW, requester, receipt.price, 0);
         _give(ISettlement.Pocket.CREDIT, receipt.provider, receipt.price, postedAt);
         emit EventsLib.DirectSettled(
-            seq, requester, receipt.provider, postedAt, orderHash, receipt.unit, receiptHash,
+            seq,
+            requester,
+            receipt.provider,
+            postedAt,
+            orderHash,
+            receipt.unit,
+            receiptHash,
             receipt.price
         );
     }

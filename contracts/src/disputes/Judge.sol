@@ -96,8 +96,7 @@ abstract contract Judge is IJudge {
 
     /// @dev Slashes a provider's or verifier's stake.
     function _slashStake(address operator, address reporter, address harmed) internal {
-        uint64 taken =
-            _take(ISettlement.Pocket.STAKE, operator, _SETTLEMENT.STAKE_SLASH(), 0);
+        uint64 taken = _take(ISettlement.Pocket.STAKE, operator, _SETTLEMENT.STAKE_SLASH(), 0);
         _splitSlash(operator, taken, reporter, harmed, new address[](0));
     }
 

@@ -123,9 +123,7 @@ library EventsLib {
         IDisputes.Cause cause
     );
     /// @notice What was held of a lane went back to its requester: nobody showed one of its leaves.
-    event LaneVoided(
-        address indexed coordinator, uint64 indexed seq, uint16 lane, uint64 amount
-    );
+    event LaneVoided(address indexed coordinator, uint64 indexed seq, uint16 lane, uint64 amount);
     /// @notice `amount` of a bond or stake was lost; what the three did not get was burnt.
     event Slashed(
         address indexed account,
@@ -155,10 +153,7 @@ library EventsLib {
 
     /// @notice Paid work was called false, with a bond.
     event CaseOpened(
-        uint256 indexed id,
-        address indexed provider,
-        address indexed accuser,
-        IJury.Case case_
+        uint256 indexed id, address indexed provider, address indexed accuser, IJury.Case case_
     );
     /// @notice The jury of a level was drawn by the seed of block `blockNumber`.
     event JurySeated(

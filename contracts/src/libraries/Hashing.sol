@@ -139,9 +139,7 @@ library Hashing {
     /// @notice Settlement leaf.
     function hash(Leaf memory leaf) internal pure returns (bytes32) {
         return keccak256(
-            abi.encodePacked(
-                bytes1(0x00), leaf.orderHash, leaf.line, leaf.evidenceHash, leaf.price
-            )
+            abi.encodePacked(bytes1(0x00), leaf.orderHash, leaf.line, leaf.evidenceHash, leaf.price)
         );
     }
 

@@ -13,7 +13,9 @@ library LeafFaults {
         Hashing.Leaf calldata leaf,
         Hashing.Order calldata order
     ) internal pure returns (IDisputes.LeafFault) {
-        if (place.requester != order.requester) return IDisputes.LeafFault.WRONG_REQUESTER;
+        if (place.requester != order.requester) {
+            return IDisputes.LeafFault.WRONG_REQUESTER;
+        }
         if (place.coordinator != order.coordinator) return IDisputes.LeafFault.WRONG_COORDINATOR;
         bool isWork = leaf.line < order.units;
         if (isWork && order.provider != address(0) && order.provider != place.payee) {
