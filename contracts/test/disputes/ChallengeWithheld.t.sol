@@ -71,6 +71,7 @@ contract ChallengeWithheldTest is Market {
         assertEq(_credit(provider), _amount(WORK), "restored");
         assertEq(_credit(helper), CHALLENGE_BOND, "the bond is the responder's");
         assertEq(_laneRecord(WORK).aside, 0, "nothing is aside");
+        assertEq(_laneRecord(WORK).held, 0, "nor held of the lane");
         assertEq(settlement.held(), 0, "held");
         assertTrue(_leaf(WORK, 1).isAnswered, "right for good");
         _assertConserved();
