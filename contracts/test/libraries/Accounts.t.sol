@@ -81,6 +81,16 @@ contract AccountsTest is Fixture {
         }
     }
 
+    function test_AllThatWaitsIsTakenAndNoMore() external {
+        for (uint32 epoch = 49; epoch <= 50; ++epoch) {
+            uint256 word = epoch == 50 ? _word(9, 9, 3, 50) : _word(9, 3, 9, 50);
+            uint256 rest = epoch == 50 ? _word(9, 9, 0, 50) : _word(9, 0, 9, 50);
+            assertEq(word.draw(epoch, 3), rest, "all");
+            VM.expectRevert(abi.encodeWithSelector(ErrorsLib.InsufficientCredit.selector, 4, 3));
+            this.draw(word, epoch, 4);
+        }
+    }
+
     function testFuzz_RevertWhen_CreditHasMatured(uint16 age) external {
         uint32 epoch = 100_000 - 2 - uint32(age);
         bytes4 selector = ErrorsLib.CreditMatured.selector;
