@@ -244,6 +244,7 @@ def test_nothing_is_spent_on_what_would_be_refused(
             out,
         ),
         "nothing was sent": site.deploy(out=out, answer="n\n"),
+        "No such file": site.deploy(out=str(tmp_path / "nowhere" / "out.json")),
     }
     for expected, done in refusals.items():
         assert done.returncode == 3, expected
