@@ -14,6 +14,7 @@ from typing import Protocol
 import trio
 
 from coordinator.core import effects, events
+from coordinator.core.batching import OWN_FAULTS
 from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.clock import SystemClock, make_nonce
@@ -343,6 +344,8 @@ async def _post_refused(
             call, number = "batch", effect.number
     code, account = _name_refusal(error)
     world.log.warn("the chain refused", call=call, reason=error.message, why=error.why)
+    if call == "batch" and code in OWN_FAULTS:
+        world.log.error("nothing is posted until this is mended", code=code, reason=error.message)
     await world.post(
         events.ChainRefused(
             at=world.clock.now(),

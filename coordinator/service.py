@@ -10,6 +10,7 @@ import trio
 
 from coordinator.api import Desk, make_app
 from coordinator.core import effects, events
+from coordinator.core.batching import OWN_FAULTS
 from coordinator.core.decide import CoordinatorState
 from coordinator.core.lifecycle import JobState
 from coordinator.core.settings import Settings, compute_margins
@@ -22,8 +23,10 @@ from gpumarket.adapters.http import serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
 from gpumarket.adapters.metrics import Metrics
+from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import CoordinatorConfig
 from gpumarket.protocol.errors import ChainError, RemoteProtocolError
+from gpumarket.protocol.ids import Address
 from gpumarket.protocol.messages import (
     Declined,
     LeaseProgress,
@@ -33,6 +36,7 @@ from gpumarket.protocol.messages import (
     Welcome,
 )
 from gpumarket.protocol.units import Amount, parse_money
+from gpumarket.protocol.watching import Viewer
 from gpumarket.runtime import Runtime
 
 FIRST_BLOCKS_NAME = "first_blocks.json"
@@ -84,12 +88,15 @@ class Service:
         )
         self._metrics = Metrics("coordinator")
         self._gauges = _Gauges(self._metrics)
+        self._watch = WatchService(equipment, rules, self._metrics)
 
     async def run(self) -> None:
         """Recover, open the doors, serve until cancelled."""
         role, network = self._config.role, self._equipment.network
         await self._note_beginning()
         async with trio.open_nursery() as nursery:
+            # First of all: a challenge that waits from before a restart has a deadline.
+            nursery.start_soon(self._answer_challenges)
             await nursery.start(self._runtime.run)
             desk = Desk(
                 read_state=lambda: self._runtime.state,
@@ -108,6 +115,15 @@ class Service:
             )
             announce_ready(self._equipment, http_port=port, summary="matches, settles, shows why")
             await trio.sleep_forever()
+
+    async def _answer_challenges(self) -> None:
+        """Show the evidence of our own payments to whoever demands it."""
+        viewer = Viewer(me=self._equipment.identity.address)
+
+        async def stay(_coordinator: Address) -> str:
+            return ""
+
+        await self._watch.run(find_viewer=lambda: viewer, leave=stay)
 
     async def _note_beginning(self) -> None:
         # Without events nothing was ever tried; with them and without the file, all is searched.
@@ -198,6 +214,11 @@ class _Gauges:
         self._refused = metrics.gauge(
             "gpumarket_messages_refused", "Bad messages since the start, by code.", ("code",)
         )
+        self._paused = metrics.gauge(
+            "gpumarket_posting_paused",
+            "1 while batches are refused for what the coordinator lacks, by code.",
+            ("code",),
+        )
         self._ready.set(1)
 
     def update(self, state: CoordinatorState, hall: MemberHall) -> None:
@@ -208,6 +229,9 @@ class _Gauges:
         jobs = Counter(job.state for job in state.jobs.values())
         for job_state in JobState:
             self._jobs.labels(state=job_state.value).set(jobs[job_state])
+        for code in OWN_FAULTS:
+            is_reason = state.pause is not None and state.pause.code == code
+            self._paused.labels(code=code).set(is_reason)
         for code, count in hall.refused.items():
             self._refused.labels(code=code).set(count)
 

@@ -215,6 +215,8 @@ class PlayedChain:
     """What of it was asked back and is still there."""
     bad_orders: set[Hash32] = field(default_factory=set)
     """A batch with one of these is refused for good."""
+    own_fault: str = ""
+    """A code with which every batch is refused, whatever is in it."""
     names_accounts: bool = True
     """Whether it says whose escrow is too small."""
     entropy: str = "entropy"
@@ -278,6 +280,8 @@ class PlayedChain:
         """Say why a batch cannot be posted, or None."""
         if now >= effect.post_by:
             return refuse_batch(effect, now, code="GM-1202")
+        if self.own_fault:
+            return refuse_batch(effect, now, code=self.own_fault)
         if {compute_order_hash(bill) for bill in effect.bills} & self.bad_orders:
             return refuse_batch(effect, now)
         for requester, needed in sum_requesters(effect).items():

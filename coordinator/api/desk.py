@@ -17,6 +17,7 @@ from coordinator.api.views import (
     show_epoch,
     show_funnel,
     show_job,
+    show_pause,
     show_provider,
     show_relaxations,
 )
@@ -78,6 +79,7 @@ class Desk:
             "fee": show_money(settings.fee),
             "order_lifetime": settings.order_lifetime_seconds,
             "devnet": settings.domain.chain_id == DEVNET_CHAIN_ID,
+            "posting_paused": show_pause(state.pause),
             "members": {
                 "providers": len(online),
                 "verifiers": sum(1 for v in state.verifiers.values() if v.session),

@@ -11,7 +11,7 @@ from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
-from coordinator.core.state import BatchRecord, Epoch, Job, LogEntry, Provider, State, Unit
+from coordinator.core.state import BatchRecord, Epoch, Job, LogEntry, Pause, Provider, State, Unit
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.units import PPM
@@ -165,6 +165,13 @@ def show_entry(entry: LogEntry) -> Json:
         "text": entry.text,
         "data": {},
     }
+
+
+def show_pause(pause: Pause | None) -> Json | None:
+    """Show why no batch is posted, or nothing."""
+    if pause is None:
+        return None
+    return {"code": pause.code, "text": pause.text, "since": show_time(pause.since)}
 
 
 def show_epoch(epoch: Epoch) -> Json:

@@ -3,7 +3,8 @@ Batching: bills of many jobs wait in one pool and are settled in one transaction
 
 A batch is cut when a bill has waited long enough, when the pool fills a batch, or when an order's
 end comes near. Who cannot pay is left out and nobody else waits for it; what the chain refuses is
-taken apart until the bad bill is alone.
+taken apart until the bad bill is alone. Where the coordinator itself lacks something, no bill is to
+blame: posting pauses, one batch is tried again and again, and the others wait in the pool.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from coordinator.core.state import (
     BillRecord,
     Escrow,
     Job,
+    Pause,
     State,
     find_bill,
     set_timer,
@@ -41,6 +43,8 @@ BATCH_LINES_MAX = 12_000
 """Lines of one batch: its document must fit one block of the content store."""
 INSOLVENT = "GM-3011"
 LATE = "GM-1202"
+OWN_FAULTS = ("GM-3012", "GM-3020", "GM-3036", "GM-3038")
+"""Refusals that no bill brings about: no gas, wrong network, too small a bond, a broken token."""
 _LATE = Reason(
     code=LATE, text="the order's time to settle has come before it could be paid", fault="none"
 )
@@ -64,10 +68,15 @@ def cut_batches(state: State) -> list[Effect]:
         return []
     effects: list[Effect] = []
     choice = _choose(state)
-    while choice.is_due:  # and so has a bill at least, which leaves the pool
-        effects.append(_open_batch(state, choice.keys))
+    while choice.is_due and not is_waiting_for_pause(state):
+        effects.append(_open_batch(state, choice.keys))  # at least one bill leaves the pool
         choice = _choose(state)
     return effects + _hold_insolvent(state, choice.insolvent)
+
+
+def is_waiting_for_pause(state: State) -> bool:
+    """Say whether no batch is made because the one that finds out when posting works is there."""
+    return state.pause is not None and bool(state.open_batches)
 
 
 def _may_fill_batch(state: State) -> bool:
@@ -276,6 +285,7 @@ def take_batch(state: State, event: BatchPosted) -> list[Effect]:
     record.posted_at, record.retry_at, record.problem = state.now, None, ""
     state.open_batches.remove(record.number)
     state.posted_batches.append(record.number)
+    _end_pause(state)
     others = len(record.bill_keys) - 1
     tail = f", with {others} other jobs" if others else ""
     effects: list[Effect] = []
@@ -316,11 +326,23 @@ def refuse_batch(state: State, event: ChainRefused) -> list[Effect]:
             job, _ = get_bill(state, key)
             write_log(state, job, "chain-refused", text=f"batch: {event.text}")
     record.problem = event.text
-    if not event.is_final:
+    if event.code in OWN_FAULTS:
+        if state.pause is None or state.pause.code != event.code:
+            state.pause = Pause(code=event.code, text=event.text, since=state.now)
+    elif event.is_final and event.code != LATE:
+        # The chain has looked at the bills, so nothing else is amiss.
+        _end_pause(state)
+    if not event.is_final or event.code in OWN_FAULTS:
         record.retry_at = Timestamp(state.now + state.settings.retry_seconds)
         set_timer(state, record.retry_at, "batch", key=record.number.to_bytes(8, "big"))
         return []
     return _take_apart(state, record, event)
+
+
+def _end_pause(state: State) -> None:
+    # Whose timer went off during the pause is cut now.
+    state.is_cut_wanted |= state.pause is not None
+    state.pause = None
 
 
 def _take_apart(state: State, record: BatchRecord, event: ChainRefused) -> list[Effect]:
@@ -372,7 +394,7 @@ def _set_aside(
 
 
 def _return_bills(state: State, keys: list[bytes]) -> None:
-    # They waited once and go with the next batch.
+    # They waited once and go with the next batch, and so does what waited for this one in a pause.
     for key in keys:
         put_into_pool(state, key, Timestamp(state.now - state.settings.settle_interval_seconds))
     state.is_cut_wanted = True

@@ -213,7 +213,7 @@ class ChainRefused(_Event, frozen=True, kw_only=True):
     """True where nothing is on chain and the contract would refuse the same call again."""
     code: ShortText
     """For `batch`, GM-3011 says that a requester's escrow is too small, GM-1202 that it is late,
-    by this clock or by the chain's."""
+    by this clock or by the chain's; `batching.OWN_FAULTS` are no bill's fault."""
     text: str
     account: bytes = b""
     """With GM-3011: the requester that the contract named, 20 bytes, or empty."""

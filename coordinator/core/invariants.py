@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coordinator.core.batching import BATCH_LINES_MAX
+from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
 from coordinator.core.settlement_pool import count_pool
 from coordinator.core.settling import compute_money, is_posted, list_payments
@@ -156,7 +156,7 @@ def _check_bills(state: State) -> Iterator[str]:
 
 def _check_pool(state: State) -> Iterator[str]:
     timers = {(kind, key) for _, kind, key in state.timers}
-    if state.due and ("cut", b"") not in timers:
+    if state.due and ("cut", b"") not in timers and not is_waiting_for_pause(state):
         yield "the settlement pool waits for ever"
     if any(("unpaid", key) not in timers for key in state.due):
         yield "a bill waits for ever"

@@ -86,6 +86,10 @@ def _describe_settling(state: State, job: Job) -> NextStep:
     if problem is not None:
         what = f"fill the escrow: {problem.text}"
         return NextStep(actor="requester", what=what, deadline=deadline, code=problem.code)
+    if state.pause is not None:
+        what = f"mend this before anything is posted: {state.pause.text}"
+        code = state.pause.code
+        return NextStep(actor="coordinator", what=what, deadline=deadline, code=code)
     if pooled:
         return NextStep(actor="coordinator", what="make the next batch", deadline=deadline)
     batches = [state.batches[record.batch] for record in job.bills if record.batch is not None]

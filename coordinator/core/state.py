@@ -195,6 +195,14 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     problem: str = ""
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why no batch can be posted, through no fault of any job."""
+
+    code: str
+    text: str
+    since: Timestamp
+
+
 class Job(msgspec.Struct, kw_only=True):
     """One job and its record."""
 
@@ -364,6 +372,8 @@ class State(msgspec.Struct, kw_only=True):
     posted_batches: list[int] = []
     """In the order in which their news came."""
     next_batch: int = 1
+    pause: Pause | None = None
+    """Set while batches are refused for what the coordinator lacks itself."""
     touched: dict[Hash32, None] = {}
     """Jobs to look at before `decide` returns; empty in between."""
     timers: list[tuple[int, str, bytes]] = []

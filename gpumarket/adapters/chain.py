@@ -139,6 +139,8 @@ class Chain:
                 code="GM-3020",
                 money="nothing was signed",
             )
+        if self._sender is not None:
+            self._sender.chain_id = expected_chain_id
         code = await self._read(lambda: self._web3.eth.get_code(self._contract.address))
         if not code:
             raise InvalidInput(

@@ -153,6 +153,8 @@ class Sender:
         self._ask = ask
         self._patience = patience
         self._lock = trio.Lock()
+        self.chain_id: int | None = None
+        """Where it may sign for, once that is known."""
         self._nonce = 0
         """Of the turn that is held."""
         self._is_foreign = False
@@ -260,6 +262,13 @@ class Sender:
             if classify_refusal(said) is Refusal.POOR:
                 raise self._make_refused(Refusal.POOR, said) from error
             raise
+        if self.chain_id not in (None, params["chainId"]):
+            raise ChainError(
+                f"wrong network: chain {self.chain_id} is configured, the RPC is now "
+                f"{params['chainId']}",
+                code="GM-3020",
+                money="nothing was signed",
+            )
         limit = int(self._web3.eth.get_block("latest")["gasLimit"])
         params["gas"] = min(GAS_FACTOR * int(params["gas"]), limit)
         params.pop("from", None)

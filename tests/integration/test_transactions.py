@@ -220,6 +220,21 @@ async def test_an_account_without_gas_is_told_so(network: Network) -> None:
     assert network.list_pool() == []
 
 
+async def test_nothing_is_signed_for_another_network_than_the_one_that_was_checked(
+    network: Network,
+) -> None:
+    chain = network.connect()
+    await chain.check_network(31337)
+    network.ask("anvil_setChainId", 31338)
+    try:
+        with pytest.raises(ChainError) as refusal:
+            await commit(chain)()
+    finally:
+        network.ask("anvil_setChainId", 31337)
+    assert (refusal.value.code, refusal.value.money) == ("GM-3020", "nothing was signed")
+    assert network.list_pool() == []
+
+
 async def test_nonces_follow_each_other_even_when_a_reorg_takes_some_back(
     network: Network,
 ) -> None:

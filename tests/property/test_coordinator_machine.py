@@ -81,7 +81,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         jobs=st.integers(min_value=2, max_value=4),
         # How far the jobs have come when the trouble begins.
         steps=st.integers(min_value=0, max_value=240),
-        until=st.sampled_from(["anywhere", "pooled", "cut", "refused", "insolvent"]),
+        until=st.sampled_from(["anywhere", "pooled", "cut", "refused", "insolvent", "paused"]),
     )
     def start(self, second, third, units, mode, jobs, steps, until) -> None:
         market = self.market
@@ -95,8 +95,15 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.play(steps if until == "anywhere" else 1_000)
         if until == "insolvent":
             self.move_escrow_of(REQUESTERS[0], left=steps, is_seen=bool(steps % 2))
-        if until in ("cut", "refused", "insolvent"):
+        if until == "paused":
+            market.chain.own_fault = "GM-3036"
+        if until in ("cut", "refused", "insolvent", "paused"):
             market.wait(30)
+        if until == "paused":
+            self.play(steps)
+            spec = make_spec(units=1, verify=VerifyPolicy(mode="none"))
+            self.submit_job(spec, signer=REQUESTERS[-1])
+            self.play(1_000)
         if until == "refused" and self.list_shared():
             self.refuse_shared(steps, "GM-3011" if steps % 2 else "GM-3055", is_named=steps < 80)
 
@@ -184,6 +191,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @rule(names_accounts=st.booleans())
     def change_the_chains_words(self, names_accounts) -> None:
         self.market.chain.names_accounts = names_accounts
+
+    @rule(code=st.sampled_from(["", "", "GM-3012", "GM-3036"]))
+    def take_the_coordinators_bond_or_gas(self, code) -> None:
+        self.market.chain.own_fault = code
 
     @rule(pick=st.integers(min_value=0, max_value=20))
     def spoil(self, pick) -> None:
@@ -325,11 +336,15 @@ class CoordinatorMachine(RuleBasedStateMachine):
             SEEN["two jobs of one requester"] += len(posted.bills) > len(sum_requesters(posted))
         bills = [bill for job in self.market.state.jobs.values() for bill in job.bills]
         codes = [bill.problem.code for bill in bills if bill.problem is not None]
+        SEEN["a pause with bills in the pool"] += bool(
+            self.market.state.pause and self.market.state.due
+        )
         SEEN["an escrow too small"] += "GM-3011" in codes
 
     def teardown(self) -> None:
         """After all that, honest people and time bring every job to its end."""
         market = self.market
+        market.chain.own_fault = ""
         for name in PROVIDERS:
             market.join(name, **HONEST)
         for name in VERIFIERS:
@@ -374,6 +389,6 @@ class TestCoordinatorMachine(CoordinatorMachine.TestCase):
     def tearDownClass(cls) -> None:
         missing = {
             "two jobs of two requesters", "two jobs of one requester", "refused for good",
-            "an escrow too small",
+            "an escrow too small", "a pause with bills in the pool",
         } - {name for name, count in SEEN.items() if count}  # fmt: skip
         assert not missing, f"the machine never met: {sorted(missing)}"

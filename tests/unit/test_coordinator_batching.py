@@ -506,6 +506,88 @@ def test_each_batch_has_a_number_of_its_own():
     assert len({effect.number for effect in seen}) == len({effect.batch for effect in seen})
 
 
+# ---- what the coordinator lacks ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", batching.OWN_FAULTS)
+def test_no_job_fails_for_what_the_coordinator_lacks_and_all_are_paid_afterwards(code):
+    market = make_posts("alice", "bob", "carol")
+    market.chain.own_fault = code
+    market.run(seconds_max=30)
+    late = submit(market, "dave")
+    market.run(seconds_max=600)
+    # One batch finds out; whoever comes meanwhile waits for that.
+    assert len(market.state.open_batches) == 1 and len(market.state.due) == 1
+    assert list_states(market) == [JobState.SETTLING] * 4
+    assert market.state.pause.code == code
+    for job in list_jobs(market):
+        step = describe_next(market.state, job)
+        assert (step.actor, step.code) == ("coordinator", code)
+        assert step.what.startswith("mend this before anything is posted: ")
+    market.chain.own_fault = ""
+    market.run(seconds_max=10)
+    assert list_sizes(market) == [3, 1] and late.state is JobState.SETTLED
+    assert market.state.pause is None and list_states(market) == [JobState.SETTLED] * 4
+
+
+def test_a_paused_coordinator_tries_at_the_pace_of_retries():
+    market = make_posts("alice", "bob")
+    market.chain.own_fault = "GM-3036"
+    tries = 0
+    for _ in range(100):
+        market.todo, new = [], find_posts(market)
+        tries += len(new)
+        for effect in new:
+            market.perform(effect)
+        while market.inbox:
+            market.deliver(market.inbox.pop(0))
+        market.wait(1)
+    assert 10 <= tries <= 11
+
+
+def test_a_job_whose_order_ends_in_a_pause_fails_alone():
+    market = make_market("alice")
+    end = market.now + 3_000
+    late = submit(market, "bob", settle_by=end, expiry=end)
+    play_until(market, lambda m: len(m.state.due) == 2)
+    market.chain.own_fault = "GM-3036"
+    market.run(seconds_max=100)
+    third = submit(market, "carol")
+    run_to(market, end)
+    assert (late.state, late.reason.code) == (JobState.FAILED, "GM-1202")
+    assert list_states(market).count(JobState.SETTLING) == 2 and market.state.pause is not None
+    market.chain.own_fault = ""
+    market.run(seconds_max=20)
+    assert third.state is list_jobs(market)[0].state is JobState.SETTLED
+
+
+def test_a_pause_in_which_every_job_of_the_tried_batch_ends_leaves_none_waiting():
+    market = make_market()
+    end = market.now + 3_000
+    submit(market, "bob", settle_by=end, expiry=end)
+    play_until(market, lambda m: m.state.due)
+    market.chain.own_fault = "GM-3036"
+    market.run(seconds_max=100)
+    other = submit(market, "carol")
+    run_to(market, end)
+    assert market.state.due == {} and market.state.open_batches
+    market.chain.own_fault = ""
+    market.run(seconds_max=20)
+    assert other.state is JobState.SETTLED
+
+
+def test_a_bill_s_own_fault_ends_a_pause():
+    market = make_posts("alice", "bob")
+    (effect,) = find_posts(market)
+    market.todo.clear()
+    market.post(refuse_batch(effect, market.now, code="GM-3036"))
+    market.wait(10)
+    (again,) = find_posts(market)
+    market.todo.clear()
+    new = market.post(refuse_batch(again, market.now))
+    assert market.state.pause is None and len(new) == 2
+
+
 # ---- a crash -------------------------------------------------------------------------------
 
 

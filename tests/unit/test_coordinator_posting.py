@@ -14,7 +14,7 @@ from gpumarket.adapters.chain import ChainFact
 from gpumarket.adapters.chain_errors import ContractRefusal, ContractRefused
 from gpumarket.adapters.first_blocks import FirstBlocks
 from gpumarket.protocol.codec import compute_content_hash, encode_document
-from gpumarket.protocol.errors import DeadlinePassed
+from gpumarket.protocol.errors import ChainError, DeadlinePassed
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.settlement import Batch, Bill
 from gpumarket.protocol.units import Timestamp
@@ -88,6 +88,9 @@ class Outside:
 
     warn = info
 
+    def error(self, _: str, *, code: str, reason: str) -> None:
+        self.done.append(("error", code))
+
 
 async def play(outside: Outside, effect: effects.Effect, folder) -> events.Event:
     """Perform one effect; return the only event that answers it."""
@@ -147,6 +150,16 @@ async def test_a_refusal_says_whose_escrow_is_too_small(name, code, account, tmp
     event = await play(outside, make_effect(), tmp_path)
     assert isinstance(event, events.ChainRefused)
     assert (event.code, event.account, event.is_final) == (code, account, True)
+
+
+@pytest.mark.parametrize(("code", "is_paused"), [("GM-3012", True), ("GM-3004", False)])
+async def test_what_the_coordinator_lacks_is_an_error_in_its_log(code, is_paused, tmp_path):
+    outside = Outside(refusal=ChainError("it cannot", code=code))
+    event = await play(outside, make_effect(), tmp_path)
+    assert isinstance(event, events.ChainRefused)
+    assert (event.code, event.is_final) == (code, False)
+    assert ("error", code) in outside.done or not is_paused
+    assert ("error", code) not in outside.done or is_paused
 
 
 async def test_what_was_asked_back_is_told_apart(tmp_path):
