@@ -107,6 +107,8 @@ class ProviderSettings(_Section, frozen=True, kw_only=True):
     memory: str = ""
     disk: str = "20GB"
     isolation: Literal["runc", "gvisor"] = "runc"
+    watch_escrow: str = ""
+    """What to keep in escrow for bonds of challenges; empty is two on the devnet, else nothing."""
     simulate: tuple[SimulatedDevice, ...] = ()
     cheat: Cheat | None = None
 

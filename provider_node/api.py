@@ -152,7 +152,7 @@ class Figures:
     """The node's metrics, brought up to the state whenever they are read."""
 
     def __init__(self) -> None:
-        self._metrics = metrics = Metrics("provider")
+        self.metrics = metrics = Metrics("provider")
         self._ready = metrics.gauge("gpumarket_node_ready", "1 while a coordinator is joined.")
         self._running = metrics.gauge("gpumarket_leases_active", "Leases that take a slot.")
         self._head_age = metrics.gauge(
@@ -203,7 +203,7 @@ class Figures:
                 self._raise(self._gpu_time, count, str(index), use)
         for name, amount in (("accepted", tally.earned), ("unpaid", tally.unpaid)):
             self._raise(self._earnings, amount / BASE_UNITS_PER_TOKEN, TOKEN_SYMBOL, name)
-        return self._metrics.render()
+        return self.metrics.render()
 
     def _raise(self, counter: Counter, total: float, *labels: str) -> None:
         """Bring a counter up to a total that the state keeps, which survives restarts."""

@@ -25,6 +25,7 @@ from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, MarketLink
 from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.adapters.unit_runner import UnitRunner
+from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import ProviderConfig
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.errors import ChainError, InvalidInput, RemoteProtocolError
@@ -36,10 +37,12 @@ from gpumarket.protocol.units import PPM, parse_money, parse_size
 from gpumarket.runtime import Runtime
 from provider_node.api import URL_FILE, Figures, render_idleness, render_status
 from provider_node.cheat import Forger
+from provider_node.core.claims import list_claims, make_viewer
 from provider_node.core.decide import Provider
 from provider_node.core.effects import Effect
 from provider_node.core.events import (
     EVENT,
+    CoordinatorCaught,
     CoordinatorJoined,
     CoordinatorLost,
     CoordinatorMessage,
@@ -143,6 +146,7 @@ class Service:
             draw_jitter=random.random,
         )
         self._figures = Figures()
+        self._watch = WatchService(equipment, rules, self._figures.metrics)
         self._work = equipment.data_dir / "work"
         self._runner = UnitRunner(content=equipment.content, sandbox=sandbox, folder=self._work)
         world = World(
@@ -187,8 +191,10 @@ class Service:
             url = self._equipment.data_dir / URL_FILE
             await trio.to_thread.run_sync(url.write_text, f"http://{LOOPBACK}:{port}")
             await nursery.start(self._link.run, role.coordinators)
-            for task in (self._renew_offer, self._collect_garbage, self._watch_chain):
+            tasks = (self._renew_offer, self._collect_garbage, self._watch_chain)
+            for task in (*tasks, self._watch_payments):
                 nursery.start_soon(task)
+            nursery.start_soon(self._watch.keep_bond, self._config.provider.watch_escrow)
             announce_ready(self._equipment, http_port=port, summary=self._summarize())
 
     # ---- what coordinators say -------------------------------------------------------------
@@ -267,6 +273,20 @@ class Service:
                     self._equipment.log.warn("the chain does not answer", reason=error.message)
                 is_reached = False
             await trio.sleep(CHAIN_SECONDS)
+
+    async def _watch_payments(self) -> None:
+        """Watch what we and our requesters pay and are paid; settle what nobody pays."""
+        await self._watch.run(
+            find_viewer=lambda: make_viewer(self._state),
+            leave=self._leave,
+            list_claims=lambda: list_claims(self._state),
+        )
+
+    async def _leave(self, coordinator: Address) -> str:
+        if coordinator in self._state.distrusted:
+            return ""
+        await self._post(CoordinatorCaught(at=self._clock.now(), coordinator=coordinator))
+        return "no more leases are taken from it"
 
     def _list_run_names(self) -> frozenset[str]:
         return frozenset(name_run(lease_id) for lease_id in self._state.leases)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
 from gpumarket.adapters.gpus import compute_repro_class
@@ -17,6 +18,7 @@ from gpumarket.adapters.market_link import LinkIdentity, MarketLink
 from gpumarket.adapters.metrics import Metrics
 from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.adapters.unit_runner import UnitRunner
+from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import VerifierConfig
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.ids import Address
@@ -30,6 +32,7 @@ from gpumarket.protocol.messages import (
 from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, VerifierCard
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Amount, parse_money
+from gpumarket.protocol.watching import Viewer
 from gpumarket.runtime import Runtime
 from verifier.core.decide import Verifier
 from verifier.core.effects import Effect
@@ -52,10 +55,11 @@ async def serve(config: VerifierConfig, log: Log) -> None:
         sandbox = DockerSandbox(
             owner=equipment.identity.address.hex(), folder=equipment.data_dir / "sandbox"
         )
+        rules = await equipment.chain.read_rules()
         try:
             await sandbox.remove_leftovers()
             await sandbox.probe()
-            service = Service(config, equipment, sandbox)
+            service = Service(config, equipment, sandbox, rules)
             async with sandbox.tidying():
                 await service.run()
         finally:
@@ -66,7 +70,11 @@ class Service:
     """Joins the parts: what coordinators say becomes events, effects become deeds."""
 
     def __init__(
-        self, config: VerifierConfig, equipment: Equipment, sandbox: DockerSandbox
+        self,
+        config: VerifierConfig,
+        equipment: Equipment,
+        sandbox: DockerSandbox,
+        rules: Rules,
     ) -> None:
         self._config = config
         self._equipment = equipment
@@ -106,6 +114,7 @@ class Service:
             make_time_passed=lambda at: TimePassed(at=at),
         )
         self._metrics = Metrics("verifier")
+        self._watch = WatchService(equipment, rules, self._metrics)
         self._ready = self._metrics.gauge(
             "gpumarket_node_ready", "1 while a coordinator is joined."
         )
@@ -126,7 +135,8 @@ class Service:
                 serve_http, partial(make_pages_app, pages=pages), LOOPBACK, role.http_port
             )
             await nursery.start(self._link.run, role.coordinators)
-            nursery.start_soon(self._renew_card)
+            for task in (self._renew_card, self._watch_payments):
+                nursery.start_soon(task)
             price = self._config.verifier.price_per_check
             announce_ready(
                 self._equipment, http_port=port, summary=f"re-executes for {price} a check"
@@ -172,6 +182,15 @@ class Service:
         while True:
             await trio.sleep(RENEW_SECONDS)
             await self._link.announce()
+
+    async def _watch_payments(self) -> None:
+        """Answer for what pays us, where its coordinator does not."""
+        viewer = Viewer(me=self._equipment.identity.address)
+
+        async def stay(_coordinator: Address) -> str:
+            return ""
+
+        await self._watch.run(find_viewer=lambda: viewer, leave=stay)
 
     def _make_card(self) -> Signed[VerifierCard]:
         equipment, now = self._equipment, self._clock.now()

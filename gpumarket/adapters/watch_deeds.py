@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from gpumarket.adapters.chain import TxOutcome
 from gpumarket.adapters.disputes_chain import LeafRecord
-from gpumarket.protocol.attestation import Attestation
 from gpumarket.protocol.bills import NO_ATTESTATION, NO_RECEIPT, find_leaf_evidence
 from gpumarket.protocol.disputes import LeafEvidence
 from gpumarket.protocol.duties import (
@@ -29,7 +28,7 @@ from gpumarket.protocol.duties import (
     TimeOut,
 )
 from gpumarket.protocol.errors import ContentError
-from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32, Signature
 from gpumarket.protocol.lease import Assignment
 from gpumarket.protocol.objections import Papers
 from gpumarket.protocol.openings import EMPTY_LEAF, LeafOpening, PostedBatch, make_opening
@@ -58,14 +57,6 @@ NOT_NEEDED: Final = LeafEvidence(
     attestation=NO_ATTESTATION,
 )
 """What is handed over where the contract looks at no evidence: for padding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """Why a receipt may be settled directly: the requester's word, or a verifier's MATCH."""
-
-    acceptance_signature: bytes = b""
-    attestation: Signed[Attestation] | None = None
 
 
 class Court(Protocol):
@@ -137,7 +128,7 @@ class Bench:
     domain: Domain
     memory: Memory
     load_papers: Callable[[KnownBatch], Awaitable[Papers | None]]
-    find_approval: Callable[[Hash32], Approval | None]
+    find_acceptance: Callable[[Hash32], Signature | None]
     leave: Callable[[Address], Awaitable[str]]
     """Leave a coordinator that was caught; say what was done, nothing where it was done before."""
 
@@ -258,22 +249,18 @@ async def _settle_direct(duty: SettleDirect, bench: Bench) -> str:
         for claim in bench.memory.claims.values()
         if (claim.receipt.body.order_hash, claim.receipt.body.unit) == (duty.order_hash, duty.unit)
     )
-    approval = bench.find_approval(claim.receipt.body.compute_struct_hash())
+    acceptance = bench.find_acceptance(claim.receipt.body.compute_struct_hash())
     is_settled = await bench.court.is_settled_directly(duty.order_hash, duty.unit)
-    if approval is None or is_settled:
+    if acceptance is None or is_settled:
         return ""
-    attestation = approval.attestation
     evidence = LeafEvidence(
         order=claim.order.body,
         order_signature=claim.order.signature,
         receipt=claim.receipt.body,
         receipt_signature=claim.receipt.signature,
-        attestation=NO_ATTESTATION if attestation is None else attestation.body,
-        attestation_signature=b"" if attestation is None else attestation.signature,
+        attestation=NO_ATTESTATION,
     )
-    await bench.court.settle_direct(
-        evidence, claim.assignment, acceptance_signature=approval.acceptance_signature
-    )
+    await bench.court.settle_direct(evidence, claim.assignment, acceptance_signature=acceptance)
     return f"settled task {duty.unit} without its coordinator"
 
 

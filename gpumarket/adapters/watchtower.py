@@ -20,7 +20,7 @@ from gpumarket.adapters.batch_papers import Archive, drop_papers, read_papers
 from gpumarket.adapters.chain import ChainFact, Rules
 from gpumarket.adapters.first_blocks import REORG_BLOCKS
 from gpumarket.adapters.logs import Log
-from gpumarket.adapters.watch_deeds import Approval, Bench, Court, carry_out
+from gpumarket.adapters.watch_deeds import Bench, Court, carry_out
 from gpumarket.adapters.watch_memory import load_memory, save_memory
 from gpumarket.protocol.duties import (
     ChallengeLeaf,
@@ -29,7 +29,7 @@ from gpumarket.protocol.duties import (
     Objection,
 )
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, ContentError, LostRace
-from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.ids import Address, Hash32, Signature
 from gpumarket.protocol.objections import (
     Papers,
     Registry,
@@ -110,7 +110,7 @@ class Notice:
     """Something that people may want to know: one line."""
 
     kind: str
-    """`batch`, `withheld`, `done`, `refused`, `failed`, `no-bond`."""
+    """`batch` where all is right, `wrong`, `withheld`; `done`, `refused`, `failed`, `no-bond`."""
     text: str
     duty: str = ""
     """The duty's kind, where it is about one."""
@@ -127,7 +127,7 @@ class Owner:
     leave: Callable[[Address], Awaitable[str]]
     """Leave a coordinator that was caught; what was done, empty where it was done before."""
     list_claims: Callable[[], Sequence[OwnClaim]] = tuple
-    find_approval: Callable[[Hash32], Approval | None] = lambda _receipt_hash: None
+    find_acceptance: Callable[[Hash32], Signature | None] = lambda _receipt_hash: None
     tell: Callable[[Notice], None] = lambda _notice: None
 
 
@@ -200,7 +200,8 @@ class Watchtower:
         self._memory = memory
         viewer = self._owner.find_viewer()
         changed = await self._read_chain(memory, viewer, head)
-        for claim in self._owner.list_claims():
+        claims = [each for each in self._owner.list_claims() if each.order.body.expiry >= now]
+        for claim in claims:
             changed |= memory.claims.setdefault(claim.line_key, claim) is claim
         changed |= await self._read_batches(memory, viewer, now)
         # Before anything is done about it: what is known must not be lost with this process.
@@ -360,7 +361,8 @@ class Watchtower:
             text = f"{what}; {len(found)} of its payments are wrong: {found[0].why}"
         else:
             text = f"{what}; every payment is right"
-        self._tell(Notice("withheld" if known.status == "withheld" else "batch", text))
+        kind = "withheld" if known.status == "withheld" else "wrong" if found else "batch"
+        self._tell(Notice(kind, text))
 
     # ---- doing -----------------------------------------------------------------------------
 
@@ -371,7 +373,7 @@ class Watchtower:
             domain=self._domain,
             memory=memory,
             load_papers=self._load,
-            find_approval=self._owner.find_approval,
+            find_acceptance=self._owner.find_acceptance,
             leave=self._owner.leave,
         )
         objections = sorted(memory.objections.values(), key=lambda each: -each.price)
@@ -392,8 +394,12 @@ class Watchtower:
         return changed
 
     def _list_settlements(self, memory: Memory, viewer: Viewer, now: int) -> Sequence[Duty]:
-        names = [claim.receipt.body.compute_struct_hash() for claim in memory.claims.values()]
-        approved = [name for name in names if self._owner.find_approval(name) is not None]
+        names = [
+            claim.receipt.body.compute_struct_hash()
+            for claim in memory.claims.values()
+            if claim.order.body.settle_by < now
+        ]
+        approved = [name for name in names if self._owner.find_acceptance(name) is not None]
         return list_settlements(memory, viewer=viewer, approved=approved, now=now)
 
     def _strike(self, memory: Memory, duty: Duty) -> None:
@@ -430,7 +436,7 @@ class Watchtower:
         while len(self._told) >= TOLD_MAX:
             del self._told[next(iter(self._told))]
         self._told[notice.text] = None
-        is_bad = notice.kind in ("withheld", "refused", "failed", "no-bond")
+        is_bad = notice.kind not in ("batch", "done")
         (self._log.warn if is_bad else self._log.info)(
             notice.text, what=notice.kind, duty=notice.duty or None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -25,7 +26,8 @@ from gpumarket.cli.output import (
     show_money,
 )
 from gpumarket.client.connection import Connection
-from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.catalog import Exit
+from gpumarket.protocol.errors import GpuMarketError, InvalidInput
 from gpumarket.protocol.ids import Address, format_hex, parse_address
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.units import Amount, parse_money
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECRET_BYTES: Final = 32
+TAKE_COMMAND: Final = "gpumarket wallet withdraw"
 
 
 @click.group()
@@ -234,6 +237,104 @@ def faucet(console: Console, *, connection: Connection, amount: str) -> Outcome:
     return _show_transaction(done, f"{show_money(value)} of play money", value)
 
 
+# ---- watching ------------------------------------------------------------------------------
+
+
+@command("wallet.watch/1", name="watch")
+@click.option("--once", is_flag=True, help="Look at all that is new, then end.")
+@with_connection
+def watch(console: Console, *, connection: Connection, once: bool) -> Outcome:
+    """Watch what batches take from your escrow; contest what is wrong."""
+    import trio
+
+    chain_id = _find_chain_id(connection)
+    signer = open_signer(console, connection, chain_id=chain_id)
+    seen: list[str] = []
+
+    def tell(kind: str, text: str) -> None:
+        seen.append(kind)
+        console.emit_line({"kind": kind, "text": text}, f"{kind:<9} {text}")
+
+    trio.run(partial(_watch, connection, signer, once=once, tell=tell))
+    return Outcome(None, "" if seen else "nothing new was paid from this escrow", _judge(seen))
+
+
+def _judge(seen: list[str]) -> Exit:
+    """Something wrong beats something not shown beats all right, as in an audit."""
+    if any(kind in ("wrong", "refused", "no-bond", "failed", "done") for kind in seen):
+        return Exit.AUDIT_FAIL
+    return Exit.AUDIT_INCOMPLETE if "withheld" in seen else Exit.DONE
+
+
+async def _watch(
+    connection: Connection, signer: Signer, *, once: bool, tell: Callable[[str, str], None]
+) -> None:
+    import secrets
+
+    from gpumarket.adapters.batch_papers import HttpArchive
+    from gpumarket.adapters.disputes_chain import DisputesChain
+    from gpumarket.adapters.logs import Log
+    from gpumarket.adapters.transaction_rules import Patience
+    from gpumarket.adapters.watchtower import Owner, Watchtower
+    from gpumarket.config import CONFIRMATIONS
+    from gpumarket.protocol.signing import Domain
+    from gpumarket.protocol.watching import Viewer
+
+    chain_id, contract = _find_chain_id(connection), _find_contract(connection)
+    chain = DisputesChain(
+        rpc_url=connection.require("rpc_url"),
+        contract=contract,
+        secret=signer.secret,
+        patience=Patience(confirmations=0 if chain_id == DEVNET_CHAIN_ID else CONFIRMATIONS),
+    )
+    await chain.check_network(chain_id)
+    # One folder for each account and contract: two markets have nothing in common.
+    folder = connection.keystore.parent / "watch" / f"{contract.hex()}-{signer.address.hex()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer = Viewer(
+        me=signer.address,
+        payers=frozenset({signer.address}),
+        coordinators=_find_coordinators(connection),
+    )
+
+    async def leave(_coordinator: Address) -> str:
+        free, asked_back, _ = await chain.read_confirmed_escrow(signer.address)
+        if free == 0:
+            return ""
+        await chain.request_withdraw(free + asked_back)
+        return f"asked all escrow back; after the exit delay: {TAKE_COMMAND}"
+
+    tower = Watchtower(
+        chain=chain,
+        archive=HttpArchive(connection.url, folder),
+        domain=Domain(chain_id=chain_id, contract=contract),
+        rules=await chain.read_rules(),
+        owner=Owner(
+            folder=folder,
+            log=Log("wallet"),
+            find_viewer=lambda: viewer,
+            leave=leave,
+            tell=lambda notice: tell(notice.kind, notice.text),
+        ),
+        draw=lambda: secrets.randbits(64),
+    )
+    if not once:
+        await tower.run()
+    while True:
+        await tower.look()
+        if tower.next_block + chain.confirmations > (await chain.head())[0]:
+            return
+
+
+def _find_coordinators(connection: Connection) -> frozenset[Address]:
+    """Return the coordinator we order from; none where it does not answer: it may be gone."""
+    try:
+        with make_client(connection) as client:
+            return frozenset({client.market().coordinator})
+    except GpuMarketError:
+        return frozenset()
+
+
 def _show_transaction(done: TxOutcome, text: str, amount: Amount | None) -> Outcome:
     data: dict[str, Any] = {
         "tx": format_hex(done.tx_hash),
@@ -292,5 +393,5 @@ def _find_contract(connection: Connection) -> Address:
         return client.market().domain.contract
 
 
-for _command in (new, import_key, list_all, address, balance, deposit, withdraw, faucet):
+for _command in (new, import_key, list_all, address, balance, deposit, withdraw, faucet, watch):
     wallet.add_command(_command)

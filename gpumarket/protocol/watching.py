@@ -99,7 +99,7 @@ class OpenChallenge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt of ours with all that a direct settlement needs but somebody's approval."""
+    """A receipt of ours with all that a direct settlement needs but its requester's word."""
 
     order: Signed[Order]
     receipt: Signed[Receipt]
@@ -421,7 +421,7 @@ def list_settlements(
     """
     Return our receipts that can be settled without their coordinator.
 
-    `approved` are the receipts for which an acceptance, or a verifier's attestation, is at hand.
+    `approved` are the receipts that their requester accepts.
     While a lane that may pay us is closed to us nothing is settled: what it holds would be paid
     twice, and that costs the stake.
     """

@@ -20,13 +20,12 @@ from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.adapters.disputes_chain import DisputesChain
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.p2p import open_network
-from gpumarket.adapters.watch_deeds import Approval
 from gpumarket.adapters.watchtower import Notice, Owner, Watchtower
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.bills import NO_ATTESTATION
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.disputes import Acceptance, LeafEvidence
-from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.ids import Address, Hash32, Signature
 from gpumarket.protocol.lease import Assignment
 from gpumarket.protocol.objections import Papers
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
@@ -160,7 +159,7 @@ class Tower:
     notices: list[Notice] = field(default_factory=list)
     left: list[Address] = field(default_factory=list)
     claims: list[OwnClaim] = field(default_factory=list)
-    approvals: dict[Hash32, Approval] = field(default_factory=dict)
+    accepted: dict[Hash32, Signature] = field(default_factory=dict)
     watchtower: Any = None
 
     def __post_init__(self) -> None:
@@ -185,7 +184,7 @@ class Tower:
                 find_viewer=lambda: viewer,
                 leave=self.leave,
                 list_claims=lambda: self.claims,
-                find_approval=self.approvals.get,
+                find_acceptance=self.accepted.get,
                 tell=self.notices.append,
             ),
             draw=lambda: 7,
@@ -430,10 +429,10 @@ def make_claim(paid: Paid) -> OwnClaim:
     )
 
 
-def accept(claim: OwnClaim, domain: Domain) -> tuple[Hash32, Approval]:
+def accept(claim: OwnClaim, domain: Domain) -> tuple[Hash32, Signature]:
     name = claim.receipt.body.compute_struct_hash()
     signed = sign(Acceptance(receipt_hash=name), "alice", domain=domain)
-    return name, Approval(acceptance_signature=signed.signature)
+    return name, signed.signature
 
 
 async def test_a_provider_left_out_settles_with_the_requesters_word(
@@ -442,13 +441,13 @@ async def test_a_provider_left_out_settles_with_the_requesters_word(
     async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as provider:
         claim = make_claim(await town.start_order())
         provider.claims = [claim]
-        name, approval = accept(claim, town.domain)
+        name, word = accept(claim, town.domain)
         assert await provider.look() == []
         await town.skip(5 * DAY + 1)
         assert await provider.look() == []  # nobody has seen the work yet
         provider.claims = []  # the lease is forgotten meanwhile
         provider.start()
-        provider.approvals[name] = approval
+        provider.accepted[name] = word
         assert await provider.look() == ["SettleDirect"]
         assert await provider.look() == []
         assert await town.list_names() == ["DirectSettled"]
@@ -472,9 +471,9 @@ async def test_a_direct_settlement_of_what_was_paid_is_proven_a_double(
             receipt_signature=claim.receipt.signature,
             attestation=NO_ATTESTATION,
         )
-        _, approval = accept(claim, town.domain)
+        _, word = accept(claim, town.domain)
         await town.chains["provider-1"].settle_direct(
-            evidence, claim.assignment, acceptance_signature=approval.acceptance_signature
+            evidence, claim.assignment, acceptance_signature=word
         )
         assert await alice.look() == ["ProveDouble"]
         assert await alice.look() == []

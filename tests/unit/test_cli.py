@@ -171,6 +171,7 @@ def test_every_command_of_the_client_has_a_golden_file_or_a_reason() -> None:
         "run", "logs", "stop", "offers",  # aliases
         "wallet new", "wallet import",  # make keys; tested below
         "wallet balance", "wallet deposit", "wallet withdraw", "wallet faucet",  # need a chain
+        "wallet watch",  # tests/e2e/test_challenges.py
     }  # fmt: skip
     context = click.Context(cli_main.cli)
     found = set()

@@ -220,7 +220,10 @@ def test_operations_lists_every_metric_and_no_other() -> None:
     }
     in_all = {name for name, _ in existing if (name, "coordinator") in existing}
     in_all &= {name for name, role in existing if role == "provider"}
+    # What every role's watchtower counts.
+    watched = re.findall(r'"(gpumarket_\w+)"', read_page("gpumarket/adapters/watch_service.py"))
     expected = {(name, "all" if name in in_all else role) for name, role in existing}
+    expected |= {(name, "all") for name in watched}
     assert set(rows) == expected | {("gpumarket_build_info", "all")}
 
 
