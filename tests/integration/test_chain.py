@@ -97,7 +97,7 @@ async def test_the_seed_is_what_its_block_and_nonces_give(network: Network) -> N
 async def test_a_refusal_carries_the_contracts_own_error(network: Network) -> None:
     leaf = PaymentLeaf(order_hash=b"o" * 32, line=0, evidence_hash=b"e" * 32, price=1)
     lanes = make_lanes([(b"a" * 20, b"p" * 20, leaf)])
-    with pytest.raises(BrokenPrecondition, match="a bond of 0.000000 USDC is too small"):
+    with pytest.raises(BrokenPrecondition, match=r"a bond of 0\.000000 USDC is too small"):
         await network.connect(ALICE).post_batch(b"d" * 32, lanes)
 
 
