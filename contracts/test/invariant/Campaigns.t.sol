@@ -12,19 +12,16 @@ abstract contract Campaign {
     }
 
     /// @dev What must have happened, and what must have been refused.
-    string private constant MONEY =
-        "deposit,requestWithdraw,withdraw,withdraw too "
+    string private constant MONEY = "deposit,requestWithdraw,withdraw,withdraw too "
         "early,bond,requestUnbond,unbond,unbond too "
         "early,stake,requestUnstake,unstake,unstake too "
         "early,changePayout,claim,claimTo,claimTo twice,wait,gift,trespass,";
-    string private constant DISPUTES =
-        "postGood,postBad,challengeLeaf,challenge of what is "
+    string private constant DISPUTES = "postGood,postBad,challengeLeaf,challenge of what is "
         "void,challengeWithheld,challenge of padding as a leaf,respond,respond to "
         "withheld,wrong answer,timeout too early,proveBadLeaf,proof too late or "
         "twice,false proof of a bad leaf,false proof of a double,proveDouble,double of "
         "what is void,proveConflict,conflict twice,";
-    string private constant JURY =
-        "settleDirect,settleDirect again,direct out of time,direct twice,accuse,accuse "
+    string private constant JURY = "settleDirect,settleDirect again,direct out of time,direct twice,accuse,accuse "
         "out of time,seatJury,redraw,decide: right,decide: false,appeal,appeal out of "
         "time,escalate,escalate too early,close of what is void,close too early,close: "
         "right,close: false";

@@ -306,8 +306,7 @@ abstract contract DisputeActions is MoneyActions {
             return abi.encodeCall(disputes.respond, (id, challenge, leaf, evidence));
         }
         return abi.encodeCall(
-            disputes.respondWithheld,
-            (id, challenge, _batchOf(spot), _openingOf(spot), evidence)
+            disputes.respondWithheld, (id, challenge, _batchOf(spot), _openingOf(spot), evidence)
         );
     }
 

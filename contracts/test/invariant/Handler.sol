@@ -79,8 +79,7 @@ contract Handler is JuryActions {
         Post storage post = posts[spot.post];
         Lane storage lane = _laneAt(spot);
         (uint256 heldLeaves, uint256 void) = _checkLeaves(spot);
-        IDisputes.LaneRecord memory record =
-            disputes.laneOf(post.coordinator, post.seq, spot.lane);
+        IDisputes.LaneRecord memory record = disputes.laneOf(post.coordinator, post.seq, spot.lane);
         bool isWhole = lane.open != 0 && !lane.isVoid;
         uint256 back = lane.isVoid ? lane.amount - heldLeaves : void;
         held = isWhole ? lane.amount - void : heldLeaves;
@@ -161,7 +160,9 @@ contract Handler is JuryActions {
     function _push(uint256 id) private {
         if (_line(trials[id].spot).isVoid || jury.caseOf(id).verdict != 0) return;
         bool isOver = VM.getBlockTimestamp() > jury.caseOf(id).deadline;
-        if (jury.caseOf(id).juryHash != 0 && isOver && jury.caseOf(id).level < 2) jury.escalate(id);
+        if (jury.caseOf(id).juryHash != 0 && isOver && jury.caseOf(id).level < 2) {
+            jury.escalate(id);
+        }
         if (jury.caseOf(id).juryHash == 0 && _seat(id, false)) _seat(id, false);
     }
 

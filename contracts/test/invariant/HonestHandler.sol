@@ -52,7 +52,9 @@ contract HonestHandler is Handler {
                 Line storage line = _line(spot);
                 if (line.flaw == Flaw.NONE || line.holds != 0 || !_isPaid(spot)) continue;
                 bool isFirst = line.flaw == Flaw.DOUBLE && !_isPaid(line.first);
-                if (!isFirst) revert(string.concat("paid: flaw ", VM.toString(uint256(line.flaw))));
+                if (!isFirst) {
+                    revert(string.concat("paid: flaw ", VM.toString(uint256(line.flaw))));
+                }
             }
         }
     }
@@ -63,8 +65,11 @@ contract HonestHandler is Handler {
     function _beforeTime(uint256 to) internal override {
         for (uint256 i = openAsks.length; i != 0; --i) {
             uint256 id = openAsks[i - 1];
-            address coordinator = posts[asks[id].spot.post].coordinator;
-            if (isHonest[coordinator] && asks[id].deadline < to) _respond(coordinator, id);
+            Spot memory spot = asks[id].spot;
+            address coordinator = posts[spot.post].coordinator;
+            if (!isHonest[coordinator] || asks[id].deadline >= to) continue;
+            // Of a leaf that a jury found false meanwhile nothing is asked any more.
+            if (!asks[id].isLeaf || !_line(spot).isVoid) _respond(coordinator, id);
         }
         for (uint256 i = 0; i < openTrials.length; ++i) {
             _judge(openTrials[i], to);

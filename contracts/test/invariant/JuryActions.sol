@@ -49,8 +49,7 @@ abstract contract JuryActions is DisputeActions {
     }
 
     function _settle(Line memory line, address requester, bytes memory data) private {
-        address caller =
-            line.unit % 2 == 0 ? line.provider : settlement.payoutOf(line.provider);
+        address caller = line.unit % 2 == 0 ? line.provider : settlement.payoutOf(line.provider);
         VM.prank(caller);
         (bool ok, bytes memory answer) = address(disputes).call(data);
         if (!ok) _bubble(answer);

@@ -148,8 +148,7 @@ abstract contract MoneyActions is Drafts {
         bytes memory signature = _sign(settlement.payoutOf(account), wish);
         settlement.claimTo(account, to, deadline, signature);
         _did("claimTo");
-        bytes memory again =
-            abi.encodeCall(settlement.claimTo, (account, to, deadline, signature));
+        bytes memory again = abi.encodeCall(settlement.claimTo, (account, to, deadline, signature));
         _refused(to, address(settlement), again, "claimTo twice");
     }
 
