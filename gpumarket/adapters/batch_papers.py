@@ -104,6 +104,8 @@ class HttpArchive:
             with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310  checked above
                 data: bytes = answer.read(DOCUMENT_BYTES_MAX + 1)
         except (urllib.error.URLError, OSError, ValueError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an open answer too
             raise ContentError(
                 "the coordinator's API does not show a document", code="GM-6012", why=str(error)
             ) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumarket.adapters.chain import Chain, TxOutcome
+from gpumarket.adapters.chain_errors import RAISED_BY_WEB3, TEXT_MAX
 from gpumarket.adapters.disputes_abi import (
     encode_account,
     encode_assignment,
@@ -22,6 +23,7 @@ from gpumarket.adapters.disputes_abi import (
     encode_place,
 )
 from gpumarket.protocol.disputes import LeafEvidence
+from gpumarket.protocol.errors import BrokenPrecondition
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Assignment
@@ -188,7 +190,17 @@ class DisputesChain(Chain):
         return self._disputes
 
     async def _judge(self, name: str, *args: object) -> TxOutcome:
-        return await self._send((await self._find_disputes()).functions[name](*args))
+        disputes = await self._find_disputes()
+        try:
+            function = disputes.functions[name](*args)
+        except (*RAISED_BY_WEB3, TypeError) as error:
+            # What a stranger signed may hold numbers that the contract has no room for.
+            raise BrokenPrecondition(
+                f"{name} cannot be said to the contract",
+                why=str(error)[:TEXT_MAX],
+                money="nothing was sent",
+            ) from error
+        return await self._send(function)
 
 
 def _encode_challenge(challenge: OpenChallenge) -> tuple[Any, ...]:

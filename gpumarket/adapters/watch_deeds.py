@@ -268,7 +268,10 @@ async def _settle_direct(duty: SettleDirect, bench: Bench) -> str:
 
 
 def _get_batch(spot: Spot, bench: Bench) -> KnownBatch:
-    return bench.memory.batches[spot.batch_key]
+    known = bench.memory.batches.get(spot.batch_key)
+    if known is None:
+        raise ContentError("a batch is too old to be remembered", code="GM-6016")
+    return known
 
 
 async def _find_papers(spot: Spot, bench: Bench) -> tuple[PostedBatch, Papers]:

@@ -330,8 +330,9 @@ class Watchtower:
     async def _read_registry(self, known: KnownBatch, papers: Papers, viewer: Viewer) -> Registry:
         roles: dict[Address, int] = {}
         presigned: set[Hash32] = set()
-        if list_concerned(known.posted, viewer):
-            for account in sorted(list_attestors(papers)):
+        concerned = list_concerned(known.posted, viewer)
+        if concerned:
+            for account in sorted(list_attestors(papers, concerned)):
                 roles[account] = await self._chain.read_role(account)
             for requester, order_hash in list_unsigned(papers, self._domain):
                 if await self._chain.is_presigned(requester, order_hash):

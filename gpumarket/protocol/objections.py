@@ -121,9 +121,15 @@ def _list_kept(posted: PostedBatch, viewer: Viewer) -> set[int]:
     }
 
 
-def list_attestors(papers: Papers) -> set[Address]:
-    """Return whose role decides whether checks are right: who is paid for them."""
-    return {lane.payee for lane in papers.document.lanes}
+def list_attestors(papers: Papers, lanes: Collection[int]) -> set[Address]:
+    """Return whose role decides whether checks in these lanes are right: who is paid for them."""
+    return {
+        papers.document.lanes[lane].payee
+        for lane in lanes
+        for leaf in papers.document.lanes[lane].leaves
+        if leaf.order_hash in papers.bills
+        and papers.bills[leaf.order_hash].order.body.units <= leaf.line
+    }
 
 
 def list_unsigned(papers: Papers, domain: Domain) -> list[tuple[Address, Hash32]]:
