@@ -111,7 +111,7 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
         // Hashed and logged from the same bytes, so whoever has the log has what a dispute needs.
         bytes memory data = abi.encode(postedAt, dataHash, root, requesters, payees, lanes);
         _batches[msg.sender][seq] = keccak256(data);
-        bytes32 topic = EventsLib.BatchPosted.selector;
+        bytes32 topic = ISettlement.BatchPosted.selector;
         assembly ("memory-safe") {
             log3(add(data, 32), mload(data), topic, caller(), seq)
         }

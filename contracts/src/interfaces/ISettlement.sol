@@ -108,6 +108,23 @@ interface ISettlement is ISeeds {
         uint32 epoch;
     }
 
+    /* EVENTS */
+
+    /// @notice For each 16-byte lane, its amount left a requester's escrow for a payee's credit.
+    /// @dev Carries all that the batch commitment hashes, so leaves can be challenged from logs. It is
+    /// logged from the bytes that were hashed, without `emit`; standing here it is in the ABI all the
+    /// same. All other events are in EventsLib.
+    event BatchPosted(
+        address indexed coordinator,
+        uint64 indexed seq,
+        uint64 postedAt,
+        bytes32 dataHash,
+        bytes32 root,
+        address[] requesters,
+        address[] payees,
+        bytes lanes
+    );
+
     /* REQUESTER */
 
     /// @notice Moves `amount` from the caller into its escrow. Needs an allowance.

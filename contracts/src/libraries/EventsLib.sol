@@ -6,7 +6,7 @@ import {IJury} from "../interfaces/IJury.sol";
 import {ISettlement} from "../interfaces/ISettlement.sol";
 
 /// @title EventsLib
-/// @notice Every event. One of Settlement's is emitted for each change of a balance and carries the
+/// @notice Every event but BatchPosted, which is in ISettlement. One of Settlement's is emitted for each change of a balance and carries the
 /// amount moved, so that all balances can be rebuilt from its logs alone. Those of Disputes say why.
 library EventsLib {
     /* REQUESTER */
@@ -26,19 +26,6 @@ library EventsLib {
     event UnbondRequested(address indexed coordinator, uint256 amount, uint64 unlockAt);
     /// @notice `amount` left a coordinator's bond and the contract.
     event Unbonded(address indexed coordinator, address indexed to, uint256 amount);
-
-    /// @notice For each 16-byte lane, its amount left a requester's escrow for a payee's credit.
-    /// @dev Carries all that the batch commitment hashes, so leaves can be challenged from logs.
-    event BatchPosted(
-        address indexed coordinator,
-        uint64 indexed seq,
-        uint64 postedAt,
-        bytes32 dataHash,
-        bytes32 root,
-        address[] requesters,
-        address[] payees,
-        bytes lanes
-    );
 
     /* PROVIDER AND VERIFIER */
 

@@ -23,7 +23,7 @@ abstract contract Auditor {
 
     function _readLog(Vm.Log memory log) internal {
         bytes32 kind = log.topics[0];
-        if (kind == EventsLib.BatchPosted.selector) return _readBatch(log.data);
+        if (kind == ISettlement.BatchPosted.selector) return _readBatch(log.data);
         address party = address(uint160(uint256(log.topics[1])));
         if (kind == EventsLib.Deposited.selector) {
             escrow[party] += _payIn(party, abi.decode(log.data, (uint256)));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {ISettlement} from "../../src/interfaces/ISettlement.sol";
 import {ErrorsLib} from "../../src/libraries/ErrorsLib.sol";
 import {EventsLib} from "../../src/libraries/EventsLib.sol";
 import {Fixture} from "../Fixture.sol";
@@ -36,7 +37,7 @@ contract PostBatchTest is Fixture {
         address[] memory requesters = _two(ALICE, BOB);
         address[] memory payees = _one(PROVIDER);
         VM.expectEmit(true, true, true, true, address(settlement));
-        emit EventsLib.BatchPosted(
+        emit ISettlement.BatchPosted(
             COORDINATOR, 0, uint64(START), DATA, ROOT, requesters, payees, lanes
         );
         VM.prank(COORDINATOR);
