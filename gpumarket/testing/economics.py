@@ -66,7 +66,7 @@ class Rules:
     bond_slash: int = usdc("500")
     stake_slash: int = usdc("200")
     min_bond: int = usdc("2000")
-    min_stake: int = usdc("200")
+    min_stake: int = usdc("400")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class Setting:
         if parameter == "bond_slash":
             tied = {"min_bond": MIN_SLASHES * value}
         elif parameter == "stake_slash":
-            tied = {"min_stake": value}
+            tied = {"min_stake": 2 * value}
         return replace(self, rules=replace(self.rules, **{parameter: value, **tied}))
 
     def get(self, parameter: str) -> int:
@@ -320,6 +320,12 @@ BOUNDS: Final = (
         reason="the constructor",
         formula="stakeSlash",
         compute=lambda s: s.rules.stake_slash,
+    ),
+    Bound(
+        parameter="min_stake",
+        reason="one accusation, which holds a slash, leaves another to lose",
+        formula="2 x stakeSlash",
+        compute=lambda s: 2 * s.rules.stake_slash,
     ),
     Bound(
         parameter="epoch",
