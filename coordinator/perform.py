@@ -19,7 +19,7 @@ from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.content import EmbeddedNode
-from gpumarket.adapters.first_blocks import FirstBlocks
+from gpumarket.adapters.first_blocks import REORG_BLOCKS, FirstBlocks
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
 from gpumarket.protocol.codec import compute_content_hash, encode_document
@@ -42,6 +42,8 @@ BLOCK_POLL_SECONDS = 0.25
 BLOCK_WAIT_SECONDS_MAX = 600.0
 TRIES_MAX = 3
 """Of one deed, when others are faster or a reorg takes it away; the core asks again after these."""
+OF_A_REORG = ("WrongHeader", "UnknownCommitment", "SeedBlockNotReached")
+"""Refusals that may be over once the chain is read again."""
 FETCH_SECONDS_MAX = 240.0
 
 Post = Callable[[events.Event], Awaitable[None]]
@@ -139,24 +141,30 @@ async def _commit_epoch(effect: effects.CommitEpoch, world: World) -> None:
 
 
 async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
-    number = effect.block + world.seed_delay_blocks
     me = world.identity.address
+    first_block = max(0, effect.block - REORG_BLOCKS)
+    wanted = {"committer": me, "seq": effect.sequence}
+
+    async def find_number() -> int:
+        # A reorg may have moved the commitment, and the block of its seed with it.
+        found = await world.chain.find_fact("Committed", from_block=first_block, wanted=wanted)
+        return (effect.block if found is None else found.block) + world.seed_delay_blocks
 
     async def fix() -> None:
-        header = await world.chain.read_header(number)
+        header = await world.chain.read_header(await find_number())
         await world.chain.fix_seed(
             me,
             effect.sequence,
             header=header,
             nonces=effect.nonces,
-            from_block=effect.block,
+            from_block=first_block,
         )
 
     try:
         # One more: the transaction must be tried on top of a block that already has B* below it.
-        await _wait_for_block(number + max(1, world.chain.confirmations), world)
-        deed = _Deed("SeedFixed", {"committer": me, "seq": effect.sequence}, effect.block)
-        fact = await _do_once(deed, fix, world)
+        await _wait_for_block(await find_number() + max(1, world.chain.confirmations), world)
+        fact = await _do_once(_Deed("SeedFixed", wanted, first_block), fix, world)
+        number = await find_number()
         header = await world.chain.read_header(number)
     except GpuMarketError as error:
         await _post_refused(effect, error, world)
@@ -289,11 +297,19 @@ async def _do_once(deed: _Deed, act: Callable[[], Awaitable[object]], world: Wor
             # Perhaps because somebody did this very thing: a seed may be fixed by anybody.
             refusal = error
             if isinstance(error, BrokenPrecondition) and not await _is_there_after_all(deed, world):
-                raise
+                if not _may_pass(error):
+                    raise
+                await _wait_for_block((await world.chain.head())[0] + 1, world)
+                continue
         fact = await _wait_confirmed(deed, world)
         if fact is not None:
             return fact
     raise refusal or ChainError(f"{deed.name} was on chain {TRIES_MAX} times and did not stay")
+
+
+def _may_pass(error: BrokenPrecondition) -> bool:
+    """Say whether a refusal may come of a reorg between what was read and what was tried."""
+    return isinstance(error, ContractRefused) and error.refusal.name in OF_A_REORG
 
 
 async def _look_for(deed: _Deed, world: World) -> ChainFact | None:

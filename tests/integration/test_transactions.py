@@ -14,11 +14,13 @@ from eth_account import Account
 from web3 import Web3
 from web3.types import RPCEndpoint
 
-from coordinator.perform import _Deed, _do_once
+from coordinator.core import effects, events
+from coordinator.perform import _Deed, _do_once, perform
 from gpumarket.adapters.chain import Chain, TxOutcome
 from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
+from gpumarket.adapters.logs import Log
 from gpumarket.adapters.transaction_rules import Patience
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, DeadlinePassed, LostRace
 from gpumarket.protocol.ids import Address
@@ -664,6 +666,32 @@ async def test_a_final_refusal_leaves_nothing_that_may_still_come(network: Netwo
     assert isinstance(pending.error, BrokenPrecondition)
     assert len(network.list_mined()) == 1
     assert await count_commits(network) == 0
+
+
+async def test_a_seed_is_fixed_though_a_reorg_has_moved_its_commitment(network: Network) -> None:
+    await commit_and_wait_for_seed(network)
+    (fact,) = [f for f in await network.connect().read_facts(0) if f.name == "Committed"]
+    network.ask("evm_setAutomine", True)
+    heard: list[events.Event] = []
+
+    async def post(event: events.Event) -> None:
+        heard.append(event)
+
+    world: Any = SimpleNamespace(
+        chain=network.connect(),
+        identity=SimpleNamespace(address=network.account),
+        seed_delay_blocks=QUICK_CONFIG.seed_delay_blocks,
+        clock=SystemClock(),
+        log=Log("coordinator"),
+        post=post,
+    )
+    # What the core was told of before: the same commitment, a block earlier.
+    effect = effects.FixSeed(epoch=1, sequence=0, block=fact.block - 1, nonces=NONCES)
+    with trio.fail_after(30):
+        await perform(effect, world)
+    (event,) = heard
+    assert isinstance(event, events.SeedFixed)
+    assert event.block == fact.block + QUICK_CONFIG.seed_delay_blocks
 
 
 async def test_a_deed_that_somebody_else_did_meanwhile_is_done(network: Network) -> None:

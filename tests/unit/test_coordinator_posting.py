@@ -25,6 +25,7 @@ from gpumarket.testing.factories import (
     make_hash,
     make_signed_order,
 )
+from gpumarket.testing.proofs import make_header
 
 ALICE, COORDINATOR = make_address("alice"), make_address("coordinator")
 
@@ -51,7 +52,7 @@ class Outside:
     done: list[Any] = field(default_factory=list)
     address: Address = COORDINATOR
 
-    def turn(self, *, deadline: int) -> contextlib.AbstractAsyncContextManager[None]:
+    def turn(self, *, deadline: int | None) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
     async def add_document(self, data: bytes) -> None:
@@ -150,6 +151,56 @@ async def test_a_refusal_says_whose_escrow_is_too_small(name, code, account, tmp
     event = await play(outside, make_effect(), tmp_path)
     assert isinstance(event, events.ChainRefused)
     assert (event.code, event.account, event.is_final) == (code, account, True)
+
+
+@dataclass
+class Reorganized(Outside):
+    """A chain that refuses a seed a few times, as after a reorg."""
+
+    refusals: int = 0
+    name: str = "WrongHeader"
+    block: int = 20
+    confirmations: int = 0
+
+    async def head(self) -> tuple[int, int]:
+        self.block += 1
+        return self.block, NOW
+
+    async def find_fact(self, name: str, **_: object) -> ChainFact | None:
+        if name == "Committed":
+            return ChainFact(name, {}, 9, 0, make_hash("commit"))
+        return self.fact
+
+    async def read_header(self, number: int) -> bytes:
+        self.done.append(number)
+        return make_header(number)
+
+    async def fix_seed(self, *_: object, **__: object) -> None:
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise ContractRefused(ContractRefusal(self.name, {}), money="nothing was moved")
+        self.fact = ChainFact("SeedFixed", {"seed": make_hash("seed")}, 30, 0, make_hash("tx"))
+
+
+@pytest.mark.parametrize("name", ["WrongHeader", "UnknownCommitment", "SeedBlockNotReached"])
+async def test_a_seed_that_a_reorg_had_refused_is_tried_again_from_a_new_look(name, tmp_path):
+    outside = Reorganized(refusals=2, name=name)
+    event = await play(outside, make_seed_effect(), tmp_path)
+    assert isinstance(event, events.SeedFixed)
+    # The core knows the commitment's old block 5; it is in block 9, and its seed comes of 11.
+    assert event.block == 11 and [x for x in outside.done if isinstance(x, int)] == [11] * 4
+
+
+@pytest.mark.parametrize(("name", "tries"), [("WrongHeader", 3), ("WrongNonces", 1)])
+async def test_a_seed_that_is_refused_again_and_again_is_refused_for_good(name, tries, tmp_path):
+    outside = Reorganized(refusals=99, name=name)
+    event = await play(outside, make_seed_effect(), tmp_path)
+    assert isinstance(event, events.ChainRefused) and event.is_final
+    assert 99 - outside.refusals == tries
+
+
+def make_seed_effect() -> effects.FixSeed:
+    return effects.FixSeed(epoch=1, sequence=0, block=5, nonces=b"n" * 32)
 
 
 @pytest.mark.parametrize(("code", "is_paused"), [("GM-3012", True), ("GM-3004", False)])
