@@ -55,6 +55,10 @@ def describe_batch(fact: ChainFact) -> PostedBatch:
 
 def test_a_requester_sees_that_what_it_paid_is_right(market: Market) -> None:
     settle_a_job(market, "watched")
+    chain = open_chain(market, "provider-1")
+    bond = trio.run(chain.read_rules).challenge_bond
+    escrow = trio.run(chain.read_escrow, parse_address(market.address("provider-1")))
+    assert escrow == 2 * bond  # for demands of its own
     answer = market.run("wallet", "watch", "--once", "--account", "alice")
     assert answer.exit == 0, answer
     assert "every payment is right" in answer.stdout

@@ -379,6 +379,38 @@ async def test_an_honest_coordinator_answers_and_earns_the_bond_and_its_payee_wa
         assert await town.read_bond() == 4 * CONFIG.min_bond
 
 
+class Behind:
+    """A chain of which the newest block does not count yet."""
+
+    def __init__(self, chain: DisputesChain) -> None:
+        self._chain = chain
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    async def head(self) -> tuple[int, int]:
+        number, made_at = await self._chain.head()
+        return number - 1, made_at
+
+
+async def test_what_is_done_and_not_confirmed_is_not_done_again(
+    rpc_url: str, tmp_path: Path
+) -> None:
+    async with open_town(rpc_url, tmp_path) as town, open_tower(town, "coordinator") as tower:
+        paid = await town.start_order()
+        paid.work(0)
+        posted = await town.post(make_papers(paid))
+        await town.chains["bob"].challenge_withheld(posted, lane=0, index=0)
+        await town.skip(1)
+        behind: Any = Behind(town.chains["coordinator"])
+        tower.start(behind)
+        assert await tower.look() == ["Answer"]
+        assert await tower.look() == []
+        await town.skip(1)
+        assert await tower.look() == []
+        assert await town.list_names() == ["Challenged", "ChallengeEnded"]
+
+
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 async def test_a_coordinator_shows_any_leaf_and_padding(
     rpc_url: str, tmp_path: Path, index: int
@@ -408,6 +440,25 @@ async def test_a_payee_answers_itself_when_its_coordinator_does_not(
         assert await provider.look() == ["Answer"]
         earned = 700 + CONFIG.challenge_bond
         assert await town.chains["bob"].read_credit(PROVIDER) == (0, earned)
+
+
+async def test_evidence_that_cannot_be_said_to_the_contract_stops_nobody(
+    rpc_url: str, tmp_path: Path
+) -> None:
+    async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as provider:
+        paid = await town.start_order()
+        receipt = paid.make_receipt(0, "provider-2")
+        # A verdict that no byte holds, in a leaf that pays the provider as if it were a verifier.
+        paid.check(receipt, verifier="provider-1", verdict=300)  # type: ignore[arg-type]  # hostile
+        papers = make_papers(paid)
+        posted = await town.post(papers)
+        assert await provider.look() == []
+        await town.chains["bob"].challenge_leaf(posted, make_opening(papers.document.lanes, 0, 0))
+        await town.skip(CONFIG.response // 3)
+        for _ in range(2):
+            await provider.watchtower.look()
+        refused = [each for each in provider.notices if each.kind == "refused"]
+        assert [each.duty for each in refused] == ["Answer"]
 
 
 # ---- a provider that is left out -----------------------------------------------------------
