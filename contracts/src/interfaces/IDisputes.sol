@@ -153,8 +153,8 @@ interface IDisputes is IJudge {
         Evidence calldata evidence
     ) external;
 
-    /// @notice Answers `challengeWithheld`. Padding, and a leaf that is void already, need no
-    /// evidence.
+    /// @notice Answers `challengeWithheld`. Padding needs no evidence; any leaf does, also one that is
+    /// void already.
     function respondWithheld(
         uint256 id,
         Challenge calldata challenge,

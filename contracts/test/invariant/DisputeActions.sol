@@ -318,7 +318,7 @@ abstract contract DisputeActions is MoneyActions {
         if (ask.isLeaf) return !line.isVoid && _isAnswerable(line);
         if (ask.spot.index >= _laneAt(ask.spot).size) return true;
         if (ask.spot.index >= _laneAt(ask.spot).count) return false;
-        return line.isVoid || _isAnswerable(line);
+        return _isAnswerable(line);
     }
 
     function _anyAsk(uint256 seed) internal returns (uint256) {
