@@ -349,7 +349,7 @@ def list_answers(memory: Memory, *, viewer: Viewer, rules: WatchRules, now: int)
             place.payee == viewer.me and now >= asked_at + rules.response // ANSWER_SHARE
         )
         is_at_hand = known is not None and known.status == "read"
-        if is_due and is_at_hand and now <= challenge.deadline and not memory.is_void(spot):
+        if is_due and is_at_hand and now <= challenge.deadline and not is_moot(memory, challenge):
             who = "our own batch" if is_mine else "what we are paid"
             found.append(
                 Answer(
@@ -360,6 +360,17 @@ def list_answers(memory: Memory, *, viewer: Viewer, rules: WatchRules, now: int)
                 )
             )
     return sorted(found, key=lambda answer: answer.deadline)
+
+
+def is_moot(memory: Memory, challenge: OpenChallenge) -> bool:
+    """
+    Say whether what a challenge asks for went back already, as the contract sees it.
+
+    One of a whole lane must be answered though its leaf is void: else all of the lane goes back. One
+    of a leaf must be though its lane is: else the bond goes back too.
+    """
+    spot = challenge.spot
+    return (spot.lane_key if challenge.leaf_hash == ZERO_HASH else spot.key) in memory.void
 
 
 def list_timeouts(memory: Memory, *, viewer: Viewer, now: int) -> list[TimeOut]:
@@ -373,7 +384,7 @@ def list_timeouts(memory: Memory, *, viewer: Viewer, now: int) -> list[TimeOut]:
         )
         for challenge in memory.list_open()
         if viewer.me in (challenge.challenger, challenge.place.requester)
-        and (now > challenge.deadline or memory.is_void(challenge.spot))
+        and (now > challenge.deadline or is_moot(memory, challenge))
     ]
 
 

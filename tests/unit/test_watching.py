@@ -236,10 +236,23 @@ def test_nobody_answers_for_others_or_what_is_over() -> None:
     )
     for over in overs:
         node = make_node("coordinator")
-        node.see_challenge()
+        node.see_challenge(leafHash=ZERO_HASH if over["name"] == "LaneVoided" else make_hash("x"))
         node.read()
         node.see(**over)
         assert answers(node, ASKED_AT) == []
+
+
+def test_a_challenge_of_a_lane_is_answered_though_its_leaf_went_back() -> None:
+    node = make_node("coordinator")
+    node.read()
+    node.see_challenge(leafHash=ZERO_HASH)
+    node.see("LeafVoided", coordinator=COORDINATOR, seq=0, lane=0, index=0)
+    assert answers(node, ASKED_AT) == [1]
+    viewer = make_viewer("griefer")
+    assert list_timeouts(node.memory, viewer=viewer, now=DEADLINE) == []
+    node.see("LaneVoided", coordinator=COORDINATOR, seq=0, lane=0)
+    assert answers(node, ASKED_AT) == []
+    assert len(list_timeouts(node.memory, viewer=viewer, now=DEADLINE)) == 1
 
 
 def test_what_ends_first_is_answered_first() -> None:
@@ -266,6 +279,8 @@ def test_a_challenge_of_what_went_back_ends_at_once() -> None:
     node = make_node("alice")
     node.see_challenge()
     node.see("LaneVoided", coordinator=COORDINATOR, seq=0, lane=0)
+    assert list_timeouts(node.memory, viewer=node.viewer, now=ASKED_AT) == []
+    node.see("LeafVoided", coordinator=COORDINATOR, seq=0, lane=0, index=0)
     [found] = list_timeouts(node.memory, viewer=node.viewer, now=ASKED_AT)
     assert (found.challenge_id, found.spot) == (1, make_spot())
     node.see("ChallengeEnded", id=1)
