@@ -366,8 +366,8 @@ def is_moot(memory: Memory, challenge: OpenChallenge) -> bool:
     """
     Say whether what a challenge asks for went back already, as the contract sees it.
 
-    One of a whole lane must be answered though its leaf is void: else all of the lane goes back. One
-    of a leaf must be though its lane is: else the bond goes back too.
+    One of a whole lane must be answered though its leaf is void: else all of the lane goes back.
+    One of a leaf must be though its lane is: else the bond goes back too.
     """
     spot = challenge.spot
     return (spot.lane_key if challenge.leaf_hash == ZERO_HASH else spot.key) in memory.void
