@@ -339,7 +339,7 @@ async def count_batches(network: Network) -> int:
 
 
 def is_empty(transaction: dict[str, Any]) -> bool:
-    return transaction["input"] == "0x" and transaction["value"] == "0x0"
+    return (transaction["input"], transaction["value"]) == ("0x", "0x0")
 
 
 async def wait_empty(network: Network) -> dict[str, Any]:

@@ -380,7 +380,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         assert isinstance(replayed, CoordinatorState)
 
 
-class TestCoordinatorMachine(CoordinatorMachine.TestCase):
+class TestCoordinatorMachine(CoordinatorMachine.TestCase):  # type: ignore[misc, valid-type]  # made at run time
     """The machine, and afterwards the proof that it met what it is there for."""
 
     settings = settings(max_examples=80, stateful_step_count=40)

@@ -21,6 +21,7 @@ from gpumarket.protocol.evidence import (
     SeedFact,
     StakeChange,
 )
+from gpumarket.protocol.ids import Address
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.settlement import pack_lanes
@@ -78,7 +79,8 @@ def read_chain(market):
             seed_block=epoch.seed_block, mix_hash=epoch.mix_hash, seed=epoch.seed
         )
         hashes[epoch.seed_block] = keccak256(epoch.header_rlp)
-    batches, escrows = {}, {}
+    batches: dict[tuple[Address, int], BatchFact] = {}
+    escrows: dict[Address, int] = {}
     for sequence, posted in enumerate(market.chain.batches):
         requesters, payees, lanes, root = pack_lanes(posted.batch.lanes)
         before = {each: escrows.get(each, DEPOSIT) for each in requesters}

@@ -166,7 +166,8 @@ class Reorganized(Outside):
         self.block += 1
         return self.block, NOW
 
-    async def find_fact(self, name: str, **_: object) -> ChainFact | None:
+    async def find_fact(self, *names: object, **_: object) -> ChainFact | None:
+        name = str(names[0])
         if name == "Committed":
             return ChainFact(name, {}, 9, 0, make_hash("commit"))
         return self.fact
