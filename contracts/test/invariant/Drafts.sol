@@ -100,7 +100,7 @@ abstract contract Drafts is World {
         draft.lanes = new LaneDraft[](count);
         for (uint16 i = 0; i < count; ++i) {
             uint256 salt = _mix(seed, "lane") ^ i;
-            if (i == 0 && flaw == Flaw.DOUBLE) _addDouble(id, coordinator, salt, first);
+            if (i == 0 && flaw == Flaw.DOUBLE) _addDouble(id, first);
             else _addLane(id, i, coordinator, salt, i == 0 ? flaw : Flaw.NONE);
             Lane storage lane = lanes[id][i];
             (draft.requesters[i], draft.payees[i]) = (lane.requester, lane.payee);
@@ -182,7 +182,7 @@ abstract contract Drafts is World {
     }
 
     /// @dev Pays a line again that this coordinator has paid before.
-    function _addDouble(uint256 id, address, uint256, Spot memory first) private {
+    function _addDouble(uint256 id, Spot memory first) private {
         Line storage again = lines[id][0][0];
         Line storage line = _line(first);
         line.isDoubled = true;
