@@ -35,8 +35,8 @@ import {Market} from "./disputes/Market.sol";
 /// 23 exhaustion                                  disputes/Adversaries.t.sol, Gas.t.sol, DisputeGas.t.sol
 /// 24 tests that test nothing                     invariant/: each action counts its successes
 ///
-/// Guarantees: G1, G2, G4, G6 and G11 here, G3 in disputes/Adversaries.t.sol, G8 in
-/// disputes/Slashing.t.sol, G10 in settlement/Privileges.t.sol.
+/// Guarantees: G1, G2, G4, G6, G7 and G11 here, G3 in disputes/Adversaries.t.sol, G7 also in
+/// disputes/JuryAttacks.t.sol, G8 in disputes/Slashing.t.sol, G10 in settlement/Privileges.t.sol.
 contract ChecklistTest is Market {
     /* GUARANTEES */
 
@@ -120,6 +120,46 @@ contract ChecklistTest is Market {
         VM.warp(START + 2 * EPOCH);
         assertEq(settlement.payeeOf(provider).available, 0, "a withheld lane");
         assertEq(settlement.payeeOf(verifier).available, CHECK_PRICE, "an unsigned check");
+    }
+
+    /// @notice Every line and every padding of an honest batch is asked for at once, and answered in the
+    /// last second; and each is called wrong. The honest end as if nobody had said anything.
+    function test_G7_WhoAnswersLosesNothing() external {
+        _postSheet();
+        uint256 asks;
+        for (uint16 lane = 0; lane < sheet.length; ++lane) {
+            for (uint32 index = 0; index < sheet[lane].length; ++index) {
+                _refuseFalseProofs(lane, index);
+                Asked memory asked = index == 0 ? _askWithheld(lane, index) : _askLeaf(lane, index);
+                VM.warp(START + RESPONSE);
+                _must(coordinator, _answer(asked));
+                VM.warp(START);
+                ++asks;
+            }
+        }
+        Asked memory padding = _askWithheld(WORK, 3);
+        _must(coordinator, _answer(padding));
+        assertEq(_bondOf(coordinator), MIN_BOND, "bond");
+        assertEq(_stakeOf(verifier), MIN_STAKE, "stake");
+        assertEq(_escrow(watcher), FUNDS - (asks + 1) * CHALLENGE_BOND, "asking for nothing costs");
+        for (uint16 lane = 0; lane < sheet.length; ++lane) {
+            uint256 earned = lane == FEES ? (asks + 1) * CHALLENGE_BOND : 0;
+            assertEq(_credit(payees[lane]), _amount(lane) + earned, "credit");
+            assertEq(_laneRecord(lane).aside, 0, "nothing is left aside");
+        }
+        assertEq(settlement.held(), 0, "held");
+    }
+
+    function _refuseFalseProofs(uint16 lane, uint32 index) private {
+        IDisputes.Opening memory opening = _opening(lane, index);
+        bytes memory reason = _error(ErrorsLib.NoFault.selector);
+        _refuse(helper, abi.encodeCall(disputes.proveBadLeaf, (batch, opening, order)), reason);
+        IDisputes.Evidence memory none;
+        _refuse(
+            helper,
+            abi.encodeCall(disputes.proveDouble, (batch, opening, batch, opening, none)),
+            reason
+        );
     }
 
     /// @notice Words for one chain, contract, order or line are none for another.

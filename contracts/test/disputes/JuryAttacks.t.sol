@@ -2,6 +2,7 @@
 pragma solidity ^0.8.37;
 
 import {IDisputes} from "../../src/interfaces/IDisputes.sol";
+import {IJury} from "../../src/interfaces/IJury.sol";
 import {ErrorsLib} from "../../src/libraries/ErrorsLib.sol";
 import {VM} from "../Vm.sol";
 import {Court} from "./Court.sol";
@@ -91,6 +92,28 @@ contract JuryAttacksTest is Court {
         settlement.claim(provider);
         _close(id, _judge(id, MISMATCH));
         assertEq(_escrow(requester), escrow + receipts[0].price + STAKE_SLASH / 4, "held");
+    }
+
+    /// @notice Whoever has fewer jurors than a quorum convicts nobody, at any level; and a jury that is
+    /// kept from deciding acquits by its silence.
+    function test_G7_AMinorityOfJurorsConvictsNobody() external {
+        uint256 id = _accuse(0);
+        for (uint8 level = 0; level < 3; ++level) {
+            address[] memory jurors = _seat(id);
+            uint256 quorum = _quorum(level, jurors.length);
+            IJury.Vote[] memory votes = _votes(id, jurors, quorum - 1, MISMATCH);
+            _refuse(
+                abi.encodeCall(jury.decide, (id, jurors, votes)),
+                abi.encodeWithSelector(ErrorsLib.NoQuorum.selector, quorum, quorum - 1)
+            );
+            VM.warp(jury.caseOf(id).deadline + 1);
+            if (level < 2) jury.escalate(id);
+        }
+        jury.close(id, _noVoters());
+        assertEq(_stakeOf(provider), MIN_STAKE, "stake");
+        assertEq(_credit(provider), _total(), "credit");
+        assertEq(_escrow(accuser), FUNDS, "an accusation that nobody judged");
+        assertEq(settlement.held(), 0, "held");
     }
 
     /* CHOOSING JUDGES */
