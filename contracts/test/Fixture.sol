@@ -52,8 +52,7 @@ abstract contract Fixture {
 
     /// @dev The judges are created first, for the address that Settlement will have.
     function _deploy(ISettlement.Config memory config) internal {
-        address expected =
-            VM.computeCreateAddress(address(this), VM.getNonce(address(this)) + 2);
+        address expected = VM.computeCreateAddress(address(this), VM.getNonce(address(this)) + 2);
         disputes = new Disputes(expected);
         jury = new Jury(expected);
         settlement = new Settlement(config, disputes, jury);
@@ -125,9 +124,7 @@ abstract contract Fixture {
     /// @dev One lane from ALICE to `payee`, by a bonded COORDINATOR.
     function _pay(address payee, uint64 amount) internal returns (uint64) {
         VM.prank(COORDINATOR);
-        return settlement.postBatch(
-            DATA, ROOT, _one(ALICE), _one(payee), _lane(0, 0, 1, amount)
-        );
+        return settlement.postBatch(DATA, ROOT, _one(ALICE), _one(payee), _lane(0, 0, 1, amount));
     }
 
     /* HEADERS */
