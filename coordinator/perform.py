@@ -186,8 +186,12 @@ async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
 async def _post_batch(effect: effects.PostBatch, world: World) -> None:
     data_hash = compute_content_hash(effect.batch)
 
+    # Should it be mined when nobody expects it any more, the contract refuses what would be late.
+    not_after = min(bill.order.body.settle_by for bill in effect.bills)
+
     async def post() -> None:
-        await world.chain.post_batch(data_hash, effect.batch.lanes, deadline=effect.post_by)
+        lanes = effect.batch.lanes
+        await world.chain.post_batch(data_hash, lanes, deadline=effect.post_by, not_after=not_after)
 
     try:
         for document in (*effect.bills, effect.batch):
@@ -378,7 +382,8 @@ async def _post_refused(
 
 def _name_refusal(error: GpuMarketError) -> tuple[str, bytes]:
     """Return the code of a refusal and, where it is about one requester's escrow, whose."""
-    if isinstance(error, DeadlinePassed):
+    is_late = isinstance(error, ContractRefused) and error.refusal.name == "TooLate"
+    if is_late or isinstance(error, DeadlinePassed):
         return "GM-1202", b""
     if isinstance(error, ContractRefused) and error.refusal.name == "InsufficientBalance":
         return "GM-3011", bytes(error.refusal.args["account"])

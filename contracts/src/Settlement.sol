@@ -91,12 +91,16 @@ contract Settlement is ISettlement, Registry, Seeds, EIP712 {
 
     /// @inheritdoc ISettlement
     function postBatch(
+        uint64 notAfter,
         bytes32 dataHash,
         bytes32 root,
         address[] calldata requesters,
         address[] calldata payees,
         bytes calldata lanes
     ) external returns (uint64 seq) {
+        if (block.timestamp > notAfter) {
+            revert ErrorsLib.TooLate(notAfter, block.timestamp);
+        }
         seq = _nextBatch();
         (uint256[] memory debits, uint256[] memory credits) =
             _sumLanes(requesters.length, payees.length, lanes);

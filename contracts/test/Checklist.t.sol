@@ -264,7 +264,7 @@ contract ChecklistTest is Market {
         made.lanes[7] = 0x03;
         VM.prank(coordinator);
         made.seq = settlement.postBatch(
-            made.dataHash, made.root, made.requesters, made.payees, made.lanes
+            NEVER, made.dataHash, made.root, made.requesters, made.payees, made.lanes
         );
         made.postedAt = uint64(START);
         batch = made;

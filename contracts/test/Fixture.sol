@@ -32,6 +32,7 @@ abstract contract Fixture {
     address internal constant VERIFIER = address(0x7E81);
     address internal constant COLD = address(0xC01D);
     address internal constant STRANGER = address(0x57A6);
+    uint64 internal constant NEVER = type(uint64).max;
     bytes32 internal constant PEER = keccak256("peer");
     bytes32 internal constant DATA = keccak256("batch document");
     bytes32 internal constant ROOT = keccak256("batch root");
@@ -124,7 +125,10 @@ abstract contract Fixture {
     /// @dev One lane from ALICE to `payee`, by a bonded COORDINATOR.
     function _pay(address payee, uint64 amount) internal returns (uint64) {
         VM.prank(COORDINATOR);
-        return settlement.postBatch(DATA, ROOT, _one(ALICE), _one(payee), _lane(0, 0, 1, amount));
+        return
+            settlement.postBatch(
+                NEVER, DATA, ROOT, _one(ALICE), _one(payee), _lane(0, 0, 1, amount)
+            );
     }
 
     /* HEADERS */

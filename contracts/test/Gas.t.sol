@@ -77,7 +77,7 @@ contract GasTest is Fixture {
         bytes memory lanes
     ) internal returns (uint256) {
         bytes memory data = abi.encodeCall(
-            settlement.postBatch, (DATA, ROOT, requesters, payees, lanes)
+            settlement.postBatch, (NEVER, DATA, ROOT, requesters, payees, lanes)
         );
         return _run(name, COORDINATOR, data);
     }

@@ -154,7 +154,7 @@ abstract contract Scene is Fixture {
         batch = _makeBatch(coordinator, draft);
         VM.prank(coordinator);
         batch.seq = settlement.postBatch(
-            batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
+            NEVER, batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
         );
         batch.postedAt = uint64(VM.getBlockTimestamp());
     }

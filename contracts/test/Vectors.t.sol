@@ -350,7 +350,7 @@ contract VectorsTest is Fixture {
         VM.warp(batch.postedAt);
         VM.prank(COORDINATOR);
         batch.seq = settlement.postBatch(
-            batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
+            NEVER, batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
         );
     }
 

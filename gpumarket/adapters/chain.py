@@ -43,6 +43,8 @@ from gpumarket.protocol.units import Amount, Timestamp
 THREADS_MAX = 4
 REQUEST_SECONDS = 10
 MINED_SECONDS = 60
+NEVER = 2**64 - 1
+"""A time that does not come."""
 EVENTS_BLOCKS_MAX = 5_000
 """Blocks in one log query."""
 
@@ -345,12 +347,7 @@ class Chain:
         nonces: bytes,
         from_block: int = 0,
     ) -> TxOutcome:
-        """
-        Fix a commitment's seed from its block's header and the committed nonces.
-
-        The contract keeps only a hash of the commitment, so its event is looked up first, from
-        `from_block` on; raises `BrokenPrecondition` where there is none.
-        """
+        """Fix a seed by its block's header and the nonces of a commitment since `from_block`."""
         wanted = {"committer": committer, "seq": sequence}
         fact = await self.find_fact("Committed", from_block=from_block, wanted=wanted)
         if fact is None:
@@ -365,16 +362,18 @@ class Chain:
         )
 
     async def post_batch(
-        self, data_hash: Hash32, lanes: Sequence[Lane], *, deadline: Timestamp | None = None
+        self,
+        data_hash: Hash32,
+        lanes: Sequence[Lane],
+        *,
+        deadline: Timestamp | None = None,
+        not_after: int = NEVER,
     ) -> TxOutcome:
-        """
-        Settle lanes: escrow down, credits up.
-
-        Raises `DeadlinePassed` once it is certain that nothing of it will be mined.
-        """
+        """Settle lanes, never after `not_after`; `DeadlinePassed` once nothing can be mined."""
         packed = pack_lanes(lanes)
         return await self._transact(
             "postBatch",
+            not_after,
             data_hash,
             packed.root,
             [_address(account) for account in packed.requesters],

@@ -10,7 +10,7 @@ from web3 import Web3
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint
 
-from gpumarket.adapters.chain import load_artifact
+from gpumarket.adapters.chain import NEVER, load_artifact
 from gpumarket.adapters.chain_errors import (
     ContractRefusal,
     convert_value,
@@ -154,7 +154,7 @@ class Court:
         packed = pack_lanes(lanes)
         parties = [[encode_account(each) for each in group] for group in packed[:2]]
         function = self.settlement.functions.postBatch(
-            b"d" * 32, packed.root, *parties, packed.lanes
+            NEVER, b"d" * 32, packed.root, *parties, packed.lanes
         )
         fact = self.do(function, coordinator).get("BatchPosted")
         return PostedBatch(

@@ -15,6 +15,7 @@ from web3 import Web3
 from web3.contract import Contract
 from web3.types import RPCEndpoint
 
+from gpumarket.adapters.chain import NEVER
 from gpumarket.adapters.deployment import compute_created_address
 from gpumarket.protocol.header import decode_header_untrusted, encode_header
 from gpumarket.protocol.sampling import compute_commitment_hash
@@ -127,7 +128,7 @@ def test_a_batch_costs_no_more_than_promised(
     paid = [chain.to_checksum_address(Web3.keccak(text=f"payee {i}")[12:]) for i in range(payees)]
     used = []
     for _ in range(2):  # a payee's first credit also pays for its storage slot
-        call = settlement.functions.postBatch(DATA_HASH, BATCH_ROOT, paying, paid, lanes)
+        call = settlement.functions.postBatch(NEVER, DATA_HASH, BATCH_ROOT, paying, paid, lanes)
         used.append(chain.eth.wait_for_transaction_receipt(call.transact())["gasUsed"])
     assert used[1] <= limit
 

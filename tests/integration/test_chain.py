@@ -101,6 +101,20 @@ async def test_a_refusal_carries_the_contracts_own_error(network: Network) -> No
         await network.connect(ALICE).post_batch(b"d" * 32, lanes)
 
 
+async def test_a_batch_that_comes_too_late_is_refused_whole(network: Network) -> None:
+    coordinator = network.connect(ALICE)
+    bond = (await coordinator.read_rules()).min_bond
+    await coordinator.mint_test_token(PrivateKey(ALICE).address, bond)
+    await coordinator.bond(bond)
+    _, now = await coordinator.head()
+    leaf = PaymentLeaf(order_hash=b"o" * 32, line=0, evidence_hash=b"e" * 32, price=0)
+    lanes = make_lanes([(b"a" * 20, b"p" * 20, leaf)])
+    with pytest.raises(BrokenPrecondition, match="too late") as refused:
+        await coordinator.post_batch(b"d" * 32, lanes, not_after=now - 1)
+    assert refused.value.code == "GM-3032"
+    await coordinator.post_batch(b"d" * 32, lanes, not_after=now + 3_600)
+
+
 async def test_a_wrong_chain_id_is_refused_before_anything_is_signed(network: Network) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await network.connect(ALICE).check_network(8453)

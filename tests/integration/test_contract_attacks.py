@@ -15,7 +15,7 @@ from web3.exceptions import ContractCustomError
 from web3.logs import DISCARD
 from web3.types import RPCEndpoint
 
-from gpumarket.adapters.chain import load_artifact
+from gpumarket.adapters.chain import NEVER, load_artifact
 from gpumarket.adapters.chain_errors import index_errors
 from gpumarket.adapters.deployment import deploy_devnet
 from gpumarket.protocol.order import Order
@@ -155,7 +155,7 @@ class Sale:
         packed = pack_lanes(self.lanes)
         parties = [[_checksum(item) for item in group] for group in packed[:2]]
         call = self.world.settlement.functions.postBatch(
-            data_hash, packed.root, *parties, packed.lanes
+            NEVER, data_hash, packed.root, *parties, packed.lanes
         )
         receipt = self.world.send("coordinator", call)
         fact = self.world.settlement.events.BatchPosted().process_receipt(receipt, errors=DISCARD)[

@@ -70,7 +70,8 @@ class Outside:
     async def clear_pool(self) -> None:
         self.done.append("cleared")
 
-    async def post_batch(self, *_: object, deadline: int) -> None:
+    async def post_batch(self, *_: object, deadline: int, not_after: int) -> None:
+        assert not_after == min(bill.order.body.settle_by for bill in make_effect().bills)
         if deadline <= NOW:
             raise DeadlinePassed("it is too late")
         self.done.append("posted")
@@ -151,6 +152,14 @@ async def test_a_refusal_says_whose_escrow_is_too_small(name, code, account, tmp
     event = await play(outside, make_effect(), tmp_path)
     assert isinstance(event, events.ChainRefused)
     assert (event.code, event.account, event.is_final) == (code, account, True)
+
+
+async def test_what_was_mined_too_late_is_late_and_no_fault_of_a_bill(tmp_path):
+    refusal = ContractRefusal("TooLate", {"latest": NOW, "actual": NOW + 1})
+    outside = Outside(refusal=ContractRefused(refusal, money="gas was spent"))
+    event = await play(outside, make_effect(), tmp_path)
+    assert isinstance(event, events.ChainRefused)
+    assert (event.code, event.account, event.is_final) == ("GM-1202", b"", True)
 
 
 @dataclass

@@ -24,7 +24,8 @@ MONEY = {
     "amount", "price", "maxUnitPrice", "maxCheckPrice", "maxFee", "maxPrice", "laneAmount", "sums",
 }  # fmt: skip
 DATES = {
-    "deadline", "settleBy", "expiry", "finishedAt", "issuedAt", "reservedUntil", "postedAt",
+    "deadline", "notAfter", "settleBy", "expiry", "finishedAt", "issuedAt", "reservedUntil",
+    "postedAt",
 }  # fmt: skip
 COUNTS = {
     "id", "seq", "lane", "index", "line", "unit", "units", "checks", "seat", "eligible",

@@ -159,6 +159,9 @@ interface ISettlement is ISeeds {
     /// @notice Settles work: takes each lane's amount from its requester, credits its payee.
     /// @dev Enforced here: the caller's bond, every requester's solvency, that debits equal
     /// credits, and the bounds. That orders exist is enforced by IDisputes.
+    /// @param notAfter Last second in which this may happen: the earliest `settleBy` of its orders.
+    /// Whoever holds a transaction back could else make an honest coordinator's payments late, and
+    /// late is a fault.
     /// @param dataHash sha2-256 digest of the batch document's CID: orders, receipts, attestations.
     /// @param root Sum-tree root over the lanes, each the root and amount of its own sum tree.
     /// @param requesters Accounts that pay; at most one for each lane.
@@ -168,6 +171,7 @@ interface ISettlement is ISeeds {
     /// into `payees`, uint32 count of leaves (> 0), uint64 amount. Big endian.
     /// @return seq The coordinator's number of this batch, from 0.
     function postBatch(
+        uint64 notAfter,
         bytes32 dataHash,
         bytes32 root,
         address[] calldata requesters,

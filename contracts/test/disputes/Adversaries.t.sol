@@ -76,9 +76,9 @@ contract AdversariesTest is Market {
             abi.encodeWithSelector(ErrorsLib.InsufficientBalance.selector, leaver, 50, 0)
         );
         VM.prank(coordinator);
-        settlement.postBatch(DATA, ROOT, _two(requester, leaver), _one(provider), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _two(requester, leaver), _one(provider), lanes);
         VM.prank(coordinator);
-        settlement.postBatch(DATA, ROOT, _one(requester), _one(provider), _lane(0, 0, 1, 10));
+        settlement.postBatch(NEVER, DATA, ROOT, _one(requester), _one(provider), _lane(0, 0, 1, 10));
         assertEq(_credit(provider), 10, "dropped and posted again");
     }
 
@@ -187,7 +187,7 @@ contract AdversariesTest is Market {
         odd.setBlocked(helper);
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, 5), _lane(0, 1, 1, 6), _lane(0, 2, 1, 7));
         VM.prank(coordinator);
-        settlement.postBatch(DATA, ROOT, _one(requester), list, lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _one(requester), list, lanes);
         VM.warp(START + 2 * EPOCH);
         VM.expectRevert(abi.encodeWithSelector(OddToken.Blocked.selector, helper));
         settlement.claim(helper);

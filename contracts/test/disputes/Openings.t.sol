@@ -406,8 +406,9 @@ contract OpeningsTest is Market {
     function _postRaw(IDisputes.Batch memory made, bytes memory lanes) internal {
         made.lanes = lanes;
         VM.prank(coordinator);
-        made.seq =
-            settlement.postBatch(made.dataHash, made.root, made.requesters, made.payees, lanes);
+        made.seq = settlement.postBatch(
+            NEVER, made.dataHash, made.root, made.requesters, made.payees, lanes
+        );
         made.postedAt = uint64(VM.getBlockTimestamp());
         batch = made;
     }

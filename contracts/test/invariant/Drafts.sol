@@ -125,7 +125,7 @@ abstract contract Drafts is World {
         if (isHiding) batch.lanes[7] = bytes1(uint8(batch.lanes[7]) - 1);
         VM.prank(coordinator);
         batch.seq = settlement.postBatch(
-            batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
+            NEVER, batch.dataHash, batch.root, batch.requesters, batch.payees, batch.lanes
         );
         batch.postedAt = uint64(VM.getBlockTimestamp());
         _record(batch, draft, false);

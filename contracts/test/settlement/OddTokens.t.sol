@@ -153,7 +153,7 @@ contract OddTokensTest is Fixture {
         settlement.bond(MIN_BOND);
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, 5), _lane(0, 1, 1, 7));
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _one(ALICE), _two(first, second), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _two(first, second), lanes);
         VM.warp(START + 2 * EPOCH);
     }
 

@@ -24,7 +24,7 @@ contract PostBatchTest is Fixture {
         address[] memory payees = new address[](3);
         (payees[0], payees[1], payees[2]) = (PROVIDER, VERIFIER, COORDINATOR);
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _two(ALICE, BOB), payees, lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _two(ALICE, BOB), payees, lanes);
         assertEq(settlement.requesterOf(ALICE).balance, 85e6, "alice");
         assertEq(settlement.requesterOf(BOB).balance, 30e6 - 1, "bob");
         assertEq(settlement.payeeOf(PROVIDER).cur, 30e6, "provider");
@@ -41,7 +41,7 @@ contract PostBatchTest is Fixture {
             COORDINATOR, 0, uint64(START), DATA, ROOT, requesters, payees, lanes
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, requesters, payees, lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, requesters, payees, lanes);
         assertEq(
             settlement.batchOf(COORDINATOR, 0),
             keccak256(abi.encode(uint64(START), DATA, ROOT, requesters, payees, lanes)),
@@ -63,7 +63,7 @@ contract PostBatchTest is Fixture {
         _bond(STRANGER, MIN_BOND);
         VM.prank(STRANGER);
         uint64 seq =
-            settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+            settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
         assertEq(seq, 0, "another coordinator's first");
         assertEq(settlement.coordinatorOf(COORDINATOR).batches, 2, "count");
     }
@@ -71,7 +71,7 @@ contract PostBatchTest is Fixture {
     function test_ListedTwiceIsPaidTwice() external {
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, 10), _lane(1, 1, 1, 20));
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _two(ALICE, ALICE), _two(PROVIDER, PROVIDER), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _two(ALICE, ALICE), _two(PROVIDER, PROVIDER), lanes);
         assertEq(settlement.requesterOf(ALICE).balance, 100e6 - 30, "both debits");
         assertEq(settlement.payeeOf(PROVIDER).cur, 30, "both credits");
     }
@@ -100,7 +100,7 @@ contract PostBatchTest is Fixture {
             );
         }
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _two(ALICE, BOB), _two(PROVIDER, VERIFIER), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _two(ALICE, BOB), _two(PROVIDER, VERIFIER), lanes);
         uint256 left = settlement.requesterOf(ALICE).balance + settlement.requesterOf(BOB).balance;
         uint256 paid = settlement.payeeOf(PROVIDER).cur + settlement.payeeOf(VERIFIER).cur;
         assertEq(left, 150e6 - total, "debits");
@@ -112,7 +112,7 @@ contract PostBatchTest is Fixture {
     function test_RevertWhen_CallerHasNoBond() external {
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BondTooSmall.selector, MIN_BOND, 0));
         VM.prank(STRANGER);
-        settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+        settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
     }
 
     function test_RevertWhen_OneUnitAboveTheEscrow() external {
@@ -129,7 +129,7 @@ contract PostBatchTest is Fixture {
             abi.encodeWithSelector(ErrorsLib.InsufficientBalance.selector, ALICE, 120e6, 100e6)
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _one(ALICE), _two(PROVIDER, VERIFIER), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _two(PROVIDER, VERIFIER), lanes);
     }
 
     function test_RevertWhen_SumsWouldWrap() external {
@@ -141,7 +141,7 @@ contract PostBatchTest is Fixture {
             )
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _one(ALICE), _one(PROVIDER), lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _one(PROVIDER), lanes);
     }
 
     function test_RevertWhen_RequesterHasNoEscrow() external {
@@ -149,7 +149,7 @@ contract PostBatchTest is Fixture {
             abi.encodeWithSelector(ErrorsLib.InsufficientBalance.selector, STRANGER, 1, 0)
         );
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, _one(STRANGER), _one(PROVIDER), _lane(0, 0, 1, 1));
+        settlement.postBatch(NEVER, DATA, ROOT, _one(STRANGER), _one(PROVIDER), _lane(0, 0, 1, 1));
     }
 
     function test_RevertWhen_AnIndexIsBeyondItsList() external {
@@ -203,10 +203,21 @@ contract PostBatchTest is Fixture {
         internal
     {
         VM.prank(COORDINATOR);
-        settlement.postBatch(DATA, ROOT, requesters, payees, lanes);
+        settlement.postBatch(NEVER, DATA, ROOT, requesters, payees, lanes);
     }
 
     function _expectBadLength(uint256 length) internal {
         VM.expectRevert(abi.encodeWithSelector(ErrorsLib.BadLanesLength.selector, 16, 256, length));
+    }
+
+    function test_ABatchComesInTimeOrNotAtAll() external {
+        uint64 until = uint64(START) + 100;
+        VM.warp(until);
+        VM.prank(COORDINATOR);
+        settlement.postBatch(until, DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
+        VM.warp(until + 1);
+        VM.prank(COORDINATOR);
+        VM.expectRevert(abi.encodeWithSelector(ErrorsLib.TooLate.selector, until, until + 1));
+        settlement.postBatch(until, DATA, ROOT, _one(ALICE), _one(PROVIDER), _lane(0, 0, 1, 1));
     }
 }

@@ -38,10 +38,12 @@ contract PrivilegesTest is Scene {
             abi.encodeCall(settlement.stakeProvider, (MIN_STAKE, nobody, PEER)),
             abi.encodeCall(settlement.commit, (ROOT, keccak256(""), DATA)),
             abi.encodeCall(
-                settlement.postBatch, (DATA, ROOT, _one(nobody), _one(nobody), _lane(0, 0, 1, 5))
+                settlement.postBatch,
+                (NEVER, DATA, ROOT, _one(nobody), _one(nobody), _lane(0, 0, 1, 5))
             ),
             abi.encodeCall(
-                settlement.postBatch, (DATA, ROOT, _one(nobody), _one(BOB), _lane(0, 0, 1, 5))
+                settlement.postBatch,
+                (NEVER, DATA, ROOT, _one(nobody), _one(BOB), _lane(0, 0, 1, 5))
             ),
             abi.encodeCall(settlement.requestWithdraw, (1)),
             abi.encodeCall(settlement.requestUnbond, (1)),

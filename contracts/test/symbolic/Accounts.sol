@@ -103,7 +103,7 @@ contract AccountsProofs is Fixture {
         _deposit(ALICE, funds);
         bytes memory lanes = bytes.concat(_lane(0, 0, 1, first), _lane(0, 1, 1, second));
         VM.prank(COORDINATOR);
-        try settlement.postBatch(DATA, ROOT, _one(ALICE), _two(PROVIDER, BOB), lanes) {
+        try settlement.postBatch(NEVER, DATA, ROOT, _one(ALICE), _two(PROVIDER, BOB), lanes) {
             assert(uint256(first) + second <= funds);
             assert(settlement.requesterOf(ALICE).balance == funds - first - second);
             assert(settlement.payeeOf(PROVIDER).cur == first);
