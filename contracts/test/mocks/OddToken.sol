@@ -34,6 +34,13 @@ contract OddToken is ERC20 {
         _mint(to, amount);
     }
 
+    /// @notice Sets a balance, as rebasing tokens do to all of them at once.
+    function rebase(address account, uint256 balance) external {
+        uint256 present = balanceOf(account);
+        if (balance > present) _mint(account, balance - present);
+        else _burn(account, present - balance);
+    }
+
     function setFee(uint256 amount) external {
         fee = amount;
     }

@@ -39,6 +39,32 @@ contract OddTokensTest is Fixture {
         settlement.stakeProvider(MIN_STAKE, COLD, PEER);
     }
 
+    /// @notice A balance that shrinks leaves the last ones short, and nobody's claim smaller; one that
+    /// grows belongs to nobody.
+    function test_ARebaseChangesNoClaim() external {
+        _depositAndAskBack(ALICE);
+        _depositAndAskBack(BOB);
+        odd.rebase(address(settlement), 150);
+        VM.warp(START + EXIT_DELAY);
+        VM.prank(ALICE);
+        assertEq(settlement.withdraw(ALICE), 100, "who is first is whole");
+        VM.prank(BOB);
+        VM.expectRevert();
+        settlement.withdraw(BOB);
+        assertEq(settlement.requesterOf(BOB).balance, 100, "the claim stands");
+        odd.rebase(address(settlement), 1_000);
+        VM.prank(BOB);
+        assertEq(settlement.withdraw(BOB), 100, "and is paid once there is enough");
+        assertEq(odd.balanceOf(address(settlement)), 900, "the rest is nobody's");
+    }
+
+    function _depositAndAskBack(address account) private {
+        VM.prank(account);
+        settlement.deposit(100);
+        VM.prank(account);
+        settlement.requestWithdraw(100);
+    }
+
     function test_RevertWhen_TheTokenReturnsFalse() external {
         odd.setReturnsFalse(true);
         _expectFailedOperation();
