@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,20 +28,38 @@ from gpumarket.protocol.settlement import PaymentLeaf, make_lanes
 from gpumarket.protocol.signing import PrivateKey, keccak256
 from gpumarket.protocol.units import Timestamp
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
+from tests.patience import PATIENCE
 
 GWEI = 10**9
 ROOT, NONCES, DATA = b"r" * 32, b"n" * 32, b"d" * 32
-QUICK = Patience(poll_seconds=0.02, bump_seconds=0.3, foreign_seconds=0.5, give_up_seconds=20)
-TURNS_MAX = 500
+QUICK = Patience(poll_seconds=0.02, bump_seconds=0.3, foreign_seconds=0.5, give_up_seconds=PATIENCE)
+NEVER = 10_000
+"""Blocks that no test mines."""
+
+
+@dataclass
+class StoppedClock:
+    """A machine's clock that goes on only when a test says so."""
+
+    time: int = 0
+
+    def now(self) -> Timestamp:
+        return Timestamp(self.time)
 
 
 @dataclass(frozen=True)
 class Network:
-    """An anvil that mines when told to, with a funded key of its own for each test."""
+    """
+    An anvil that mines when told to, with a funded key of its own for each test.
+
+    A block is a second after the one before and the machine's clock stands still, so that a
+    deadline passes when a test says so and never because this machine is slow.
+    """
 
     url: str
     contract: Address
     secret: bytes
+    clock: StoppedClock = field(default_factory=StoppedClock)
 
     @property
     def web3(self) -> Web3:
@@ -100,12 +118,12 @@ class Network:
 
     async def wait_pool(self, hashes_before: tuple[str, ...] = ()) -> str:
         """Return the hash in the pool once there is one that is not among these."""
-        for _ in range(TURNS_MAX):
-            fresh = [tx["hash"] for tx in self.list_pool() if tx["hash"] not in hashes_before]
-            if fresh:
-                return str(fresh[0])
-            await trio.sleep(0.02)
-        raise AssertionError("nothing came into the pool")
+        with trio.fail_after(PATIENCE):
+            while True:
+                fresh = [tx["hash"] for tx in self.list_pool() if tx["hash"] not in hashes_before]
+                if fresh:
+                    return str(fresh[0])
+                await trio.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +133,14 @@ def rpc_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-async def network(rpc_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Network]:
+async def network(
+    rpc_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Network]:
     secret = keccak256(request.node.name.encode())
     _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     found = Network(rpc_url, contract, secret)
+    monkeypatch.setattr("gpumarket.adapters.transactions.SystemClock", lambda: found.clock)
+    found.ask("anvil_setBlockTimestampInterval", 1)
     await fund_devnet(rpc_url, found.account, 10**18)
     found.mine(1, base_fee=GWEI)
     found.ask("evm_setAutomine", False)
@@ -153,16 +175,15 @@ async def sending(act: Callable[[], Awaitable[TxOutcome]]) -> AsyncIterator[Pend
             pending.error = error
         pending.is_over = True
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             yield pending
 
 
 async def mine_until_over(network: Network, pending: Pending, *, base_fee: int) -> None:
-    for _ in range(TURNS_MAX):
-        if pending.is_over:
-            return
+    """Mine; `sending` bounds how long."""
+    while not pending.is_over:
         network.mine(1, base_fee=base_fee)
         await trio.sleep(0.05)
 
@@ -240,7 +261,7 @@ async def test_nothing_is_signed_for_another_network_than_the_one_that_was_check
 async def test_nonces_follow_each_other_even_when_a_reorg_takes_some_back(
     network: Network,
 ) -> None:
-    chain = network.connect(confirmations=3, bump_seconds=5)
+    chain = network.connect(confirmations=3, bump_seconds=5, bump_blocks=NEVER)
     async with sending(commit(chain)) as one:
         first = await network.wait_pool()
         async with sending(commit(chain)) as two:
@@ -285,7 +306,7 @@ async def test_a_stranger_that_is_stuck_is_replaced(network: Network) -> None:
 
 async def test_a_stranger_that_is_mined_in_time_is_left_alone(network: Network) -> None:
     stranger = network.send_raw(cap=8 * GWEI, tip=GWEI)
-    async with sending(commit(network.connect(foreign_seconds=10))) as pending:
+    async with sending(commit(network.connect(foreign_seconds=PATIENCE))) as pending:
         await trio.sleep(0.2)
         network.mine()
         await network.wait_pool()
@@ -310,10 +331,13 @@ async def test_a_cleared_pool_has_nothing_that_can_still_come(network: Network) 
 
 # ---- deadlines -----------------------------------------------------------------------------
 
+LATER = 600
+"""Seconds until a deadline, on the network's clocks."""
+
 
 def find_time(network: Network) -> int:
     """The newest block's time, or ours where that is ahead."""
-    return max(network.web3.eth.get_block("latest")["timestamp"], SystemClock().now())
+    return max(network.web3.eth.get_block("latest")["timestamp"], network.clock.now())
 
 
 async def have_batch(network: Network) -> Callable[[Chain, int], Awaitable[TxOutcome]]:
@@ -344,24 +368,26 @@ def is_empty(transaction: dict[str, Any]) -> bool:
 
 async def wait_empty(network: Network) -> dict[str, Any]:
     """Return what is in the pool once it is something that moves nothing."""
-    for _ in range(TURNS_MAX):
-        (transaction,) = network.list_pool()
-        if is_empty(transaction):
-            return transaction
-        await trio.sleep(0.02)
-    raise AssertionError("it was not taken back")
+    with trio.fail_after(PATIENCE):
+        while True:
+            (transaction,) = network.list_pool()
+            if is_empty(transaction):
+                return transaction
+            await trio.sleep(0.02)
 
 
 async def test_a_batch_that_is_not_mined_in_time_is_taken_back(network: Network) -> None:
     post = await have_batch(network)
     sent = len(network.list_mined())
-    deadline = find_time(network) + 3
+    deadline = find_time(network) + LATER
     async with sending(lambda: post(network.connect(), deadline)) as pending:
         await network.wait_pool()
+        network.clock.time = deadline - 1
+        await trio.sleep(0.2)
         (batch,) = network.list_pool()
         assert not is_empty(batch)
+        network.clock.time = deadline
         empty = await wait_empty(network)
-        assert find_time(network) >= deadline
         assert empty["nonce"] == batch["nonce"] and empty["to"] == empty["from"]
         for fee in ("maxFeePerGas", "maxPriorityFeePerGas"):
             assert int(empty[fee], 16) * 8 >= int(batch[fee], 16) * 9
@@ -374,9 +400,10 @@ async def test_a_batch_that_is_not_mined_in_time_is_taken_back(network: Network)
 
 async def test_what_takes_a_batch_back_outbids_rising_fees(network: Network) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 1
+    deadline = find_time(network) + LATER
     async with sending(lambda: post(network.connect(max_fee_factor=2), deadline)) as pending:
         await network.wait_pool()
+        network.clock.time = deadline
         await wait_empty(network)
         # More than a batch may cost here, and not more than taking it back may.
         await mine_until_over(network, pending, base_fee=15 * GWEI)
@@ -386,18 +413,20 @@ async def test_what_takes_a_batch_back_outbids_rising_fees(network: Network) -> 
 
 async def test_near_its_deadline_a_batch_is_bumped_by_every_block(network: Network) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 8
-    chain = network.connect(bump_seconds=60, max_fee_factor=100)
+    deadline = find_time(network) + 4
+    chain = network.connect(bump_seconds=PATIENCE, max_fee_factor=100)
     async with sending(lambda: post(chain, deadline)) as pending:
-        await network.wait_pool()
-        await mine_until_over(network, pending, base_fee=4 * GWEI)
+        first = await network.wait_pool()
+        network.mine(1, base_fee=4 * GWEI)  # passes it over
+        await network.wait_pool((first,))
+        network.mine(1, base_fee=4 * GWEI)
     assert pending.get().block
     assert await count_batches(network) == 1
 
 
 async def test_a_batch_that_may_not_cost_more_is_still_taken_back(network: Network) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 4
+    deadline = find_time(network) + LATER
     chain = network.connect(max_fee_factor=1)
     async with sending(lambda: post(chain, deadline)) as pending:
         await network.wait_pool()
@@ -405,6 +434,7 @@ async def test_a_batch_that_may_not_cost_more_is_still_taken_back(network: Netwo
             network.mine(1, base_fee=9 * GWEI)
             await trio.sleep(0.1)
         assert not pending.is_over
+        network.clock.time = deadline
         await mine_until_over(network, pending, base_fee=4 * GWEI)
     assert isinstance(pending.error, DeadlinePassed)
     assert await count_batches(network) == 0
@@ -421,12 +451,13 @@ async def test_nothing_is_sent_after_its_deadline(network: Network) -> None:
 
 async def test_a_batch_of_before_a_restart_is_taken_back_at_once(network: Network) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 3
+    deadline = find_time(network) + LATER
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: post(network.connect(), deadline))
         await network.wait_pool()
         nursery.cancel_scope.cancel()
     (batch,) = network.list_pool()
+    network.clock.time = deadline
     world: Any = SimpleNamespace(chain=network.connect(foreign_seconds=600))
     wanted = {"coordinator": network.account, "dataHash": DATA}
     deed = _Deed("BatchPosted", wanted, 0, deadline=Timestamp(deadline))
@@ -447,13 +478,14 @@ async def test_a_batch_that_a_reorg_drops_after_its_deadline_does_not_come_again
     network: Network,
 ) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 3
+    deadline = find_time(network) + LATER
     chain = network.connect(confirmations=3)
     async with sending(lambda: post(chain, deadline)) as pending:
         await network.wait_pool()
         network.mine(2)
-        while find_time(network) < deadline:
-            await trio.sleep(0.1)
+        await trio.sleep(0.2)
+        network.clock.time = deadline
+        await trio.sleep(0.2)
         assert not pending.is_over
         network.ask("anvil_reorg", 2, [])
         await mine_until_over(network, pending, base_fee=GWEI)
@@ -463,13 +495,13 @@ async def test_a_batch_that_a_reorg_drops_after_its_deadline_does_not_come_again
 
 async def test_a_batch_that_is_mined_in_time_stays(network: Network) -> None:
     post = await have_batch(network)
-    deadline = find_time(network) + 2
+    deadline = find_time(network) + LATER
     chain = network.connect(confirmations=2)
     async with sending(lambda: post(chain, deadline)) as pending:
         await network.wait_pool()
         network.mine()
-        while find_time(network) <= deadline:
-            await trio.sleep(0.1)
+        network.clock.time = deadline + 1
+        await trio.sleep(0.2)
         network.mine(2)
     assert pending.get().block
     assert await count_batches(network) == 1
@@ -479,7 +511,7 @@ async def test_an_escrow_is_read_where_its_batches_count(network: Network) -> No
     post = await have_batch(network)
     chain = network.connect(confirmations=3)
     network.mine(3)
-    deadline = find_time(network) + 60
+    deadline = find_time(network) + LATER
     async with sending(lambda: post(chain, deadline)) as pending:
         await network.wait_pool()
         network.mine()
@@ -500,7 +532,8 @@ async def test_an_escrow_is_read_where_its_batches_count(network: Network) -> No
 
 
 async def test_a_transaction_that_a_reorg_drops_is_mined_again(network: Network) -> None:
-    async with sending(commit(network.connect(confirmations=3, bump_seconds=5))) as pending:
+    chain = network.connect(confirmations=3, bump_seconds=5, bump_blocks=NEVER)
+    async with sending(commit(chain)) as pending:
         sent = await network.wait_pool()
         network.mine(2)
         await trio.sleep(0.2)
@@ -583,7 +616,7 @@ async def crash_in_the_middle(network: Network) -> str:
 
 async def test_what_the_pool_kept_over_a_restart_is_not_posted_again(network: Network) -> None:
     sent = await crash_in_the_middle(network)
-    async with sending(do_once(network, network.connect(foreign_seconds=10))) as pending:
+    async with sending(do_once(network, network.connect(foreign_seconds=PATIENCE))) as pending:
         await trio.sleep(0.3)
         assert [tx["hash"] for tx in network.list_pool()] == [sent]
         network.mine()
@@ -626,7 +659,7 @@ async def test_what_is_mined_between_looking_and_sending_is_not_posted_again(
         network.mine()  # the old one, at the worst moment
         return await chain.commit(ROOT, keccak256(NONCES), DATA)
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         fact = await _do_once(make_deed(network), act, world)
     assert "0x" + fact.tx_hash.hex() == sent
     assert network.list_pool() == []
@@ -687,7 +720,7 @@ async def test_a_seed_is_fixed_though_a_reorg_has_moved_its_commitment(network: 
     )
     # What the core was told of before: the same commitment, a block earlier.
     effect = effects.FixSeed(epoch=1, sequence=0, block=fact.block - 1, nonces=NONCES)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         await perform(effect, world)
     (event,) = heard
     assert isinstance(event, events.SeedFixed)
@@ -705,6 +738,6 @@ async def test_a_deed_that_somebody_else_did_meanwhile_is_done(network: Network)
 
     deed = _Deed("SeedFixed", {"committer": network.account, "seq": 0}, 0)
     world: Any = SimpleNamespace(chain=chain)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         fact = await _do_once(deed, fix, world)
     assert fact.tx_hash not in network.list_mined()

@@ -23,6 +23,7 @@ from gpumarket.adapters.p2p import open_network
 from gpumarket.adapters.watchtower import Notice, Owner, Watchtower
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.bills import NO_ATTESTATION
+from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.disputes import Acceptance, LeafEvidence
 from gpumarket.protocol.ids import Address, Hash32, Signature
@@ -35,13 +36,14 @@ from gpumarket.protocol.units import Amount
 from gpumarket.protocol.watching import OwnClaim, Viewer
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 from gpumarket.testing.factories import NOW, make_address, make_secret, sign
+from tests.patience import PATIENCE
 from tests.watch_scene import Paid, make_paid, make_papers
 
 DAY = 86_400
 CONFIG = replace(QUICK_CONFIG, epoch=3 * DAY, open=DAY, response=DAY, exit_delay=9 * DAY)
 """Days, skipped by the node's clock: no test is a race."""
-FETCH_SECONDS = 1.0
-"""On one machine; what is missing is waited for as long."""
+WITHHELD_SECONDS = 0.5
+"""For what is not shown, after which it counts as withheld."""
 MONEY = Amount(10_000_000)
 ALICE, COORDINATOR = make_address("alice"), make_address("coordinator")
 PROVIDER = make_address("provider-1")
@@ -148,6 +150,28 @@ async def open_town(rpc_url: str, folder: Path) -> AsyncIterator[Town]:
         yield town
 
 
+class ShownArchive:
+    """
+    Papers fetched from a real peer, for as long as it takes where it shows them.
+
+    What it does not show is asked for as well, but not for long: so a look's outcome does not
+    depend on how fast this machine is.
+    """
+
+    def __init__(self, town: Town, content: EmbeddedNode) -> None:
+        self._shown = town.shown
+        self._archive = NodeArchive(content, lambda: [town.address])
+
+    async def get(self, name: Hash32, *, deadline_s: float) -> bytes:
+        is_shown = await self._shown.has(format_cid(ContentId(Codec.DAG_CBOR, name)))
+        return await self._archive.get(
+            name, deadline_s=deadline_s if is_shown else WITHHELD_SECONDS
+        )
+
+    async def drop(self, name: Hash32) -> None:
+        await self._archive.drop(name)
+
+
 @dataclass
 class Tower:
     """A party's watchtower with its own disk, and what it said and left."""
@@ -155,7 +179,7 @@ class Tower:
     town: Town
     name: str
     folder: Path
-    archive: NodeArchive
+    archive: ShownArchive
     notices: list[Notice] = field(default_factory=list)
     left: list[Address] = field(default_factory=list)
     claims: list[OwnClaim] = field(default_factory=list)
@@ -189,7 +213,7 @@ class Tower:
             ),
             draw=lambda: 7,
         )
-        self.watchtower.fetch_seconds = FETCH_SECONDS
+        self.watchtower.fetch_seconds = PATIENCE
 
     async def leave(self, coordinator: Address) -> str:
         if coordinator in self.left:
@@ -216,7 +240,7 @@ async def open_tower(town: Town, name: str) -> AsyncIterator[Tower]:
         open_node(network, folder / "content", quota_bytes=10**8) as content,
     ):
         source = town.shown if name == "coordinator" else content
-        yield Tower(town, name, folder, NodeArchive(source, lambda: [town.address]))
+        yield Tower(town, name, folder, ShownArchive(town, source))
 
 
 def pay_honestly(paid: Paid) -> Papers:
