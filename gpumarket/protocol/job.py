@@ -15,11 +15,13 @@ from msgspec import Meta
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Address, Cid, Hash32, ImageDigest, ShortText
-from gpumarket.protocol.units import U32, U64, Amount, ShareInPpm
+from gpumarket.protocol.units import PPM, U32, U64, Amount, ShareInPpm
 
 SPEC_BYTES_MAX = 64 * 1024
 UNITS_MAX = 10_000
 """Tasks in one job; more is more jobs."""
+CRITICAL_MAX = 256
+"""Units that one job may name as critical."""
 ContainerPath = Annotated[str, Meta(pattern=r"^/(?!.*\.\.)[A-Za-z0-9._/-]*\Z", max_length=200)]
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?\Z", max_length=32)]
 """A non-negative decimal as text, since documents hold no floats."""
@@ -96,14 +98,29 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much is re-executed: enough to catch a forged share with a confidence."""
+    """How much is re-executed: enough to catch a forged share, and to make forging not pay."""
 
     mode: Literal["none", "sample", "full"] = "sample"
     rate_ppm: ShareInPpm = 0
     forged_share_ppm: ShareInPpm = 50_000
     confidence_ppm: ShareInPpm = 990_000
-    units_min: U32 = 1
+    units_min: U32 = 30
+    """Fewer are never done again where there are as many."""
+    bribe_ppm: U32 = 0
+    """What somebody may pay a provider for one forged unit, in millionths of the unit's price."""
+    power_ppm: ShareInPpm = PPM
+    """How likely a sampled forged unit is really flagged: less than certain for a loose rule."""
+    critical: Annotated[tuple[U32, ...], Meta(max_length=CRITICAL_MAX)] = ()
+    """Units that are always done again, whatever the seed draws."""
     comparison: Comparison = Comparison()
+
+    def pool(self) -> VerifyPolicy:
+        """Return what says with whom units are sampled: all of it but rule and critical units."""
+        return msgspec.structs.replace(self, comparison=Comparison(), critical=())
+
+    def compute_pool_hash(self) -> Hash32:
+        """Return the content hash of `pool`: units of a provider with an equal one are a pool."""
+        return compute_content_hash(self.pool())
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,6 +160,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     verify: VerifyPolicy = VerifyPolicy()
     limits: Limits = Limits()
     retry: Retry = Retry()
+    checkpoint: CheckpointPlan | None = None
+    """For a task that trains; such a job has one task."""
     network: Literal["none"] = "none"
 
     def compute_hash(self) -> Hash32:
