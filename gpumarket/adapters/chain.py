@@ -11,11 +11,9 @@ which the caller must look at the chain before it tries again: `turn` and `find_
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from importlib import resources
 from typing import Any, NoReturn, TypeVar
 
 import trio
@@ -24,6 +22,7 @@ from web3 import Web3
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint, TxReceipt
 
+from gpumarket.adapters.artifacts import load_artifact
 from gpumarket.adapters.chain_errors import (
     RAISED_BY_WEB3,
     compute_signature,
@@ -96,13 +95,6 @@ class Rules:
     bond_slash: Amount
     """What a coordinator loses for a faulty lane."""
     stake_slash: Amount
-
-
-def load_artifact(name: str) -> dict[str, Any]:
-    """Return the committed ABI and bytecode of a contract."""
-    path = resources.files("gpumarket.adapters") / "abi" / f"{name}.json"
-    artifact: dict[str, Any] = json.loads(path.read_text())
-    return artifact
 
 
 class Chain:

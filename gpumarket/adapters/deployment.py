@@ -22,7 +22,8 @@ from web3 import Web3
 from web3.exceptions import Web3Exception
 from web3.types import RPCEndpoint, TxReceipt
 
-from gpumarket.adapters.chain import MINED_SECONDS, REQUEST_SECONDS, load_artifact
+from gpumarket.adapters.artifacts import load_artifact
+from gpumarket.adapters.chain import MINED_SECONDS, REQUEST_SECONDS
 from gpumarket.adapters.deployment_rules import (
     CONTRACTS,
     DECIMALS_MAX,

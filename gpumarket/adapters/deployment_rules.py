@@ -197,10 +197,10 @@ def find_randomness_fault(mix_hashes: Sequence[bytes]) -> str:
 # ---- code ----------------------------------------------------------------------------------
 
 
-def mask_code(code: bytes, immutables: Sequence[str]) -> bytes:
-    """Return code with zeros where the constructor writes: `start+length` in bytes, each."""
+def mask_code(code: bytes, immutables: Mapping[str, Sequence[str]]) -> bytes:
+    """Return code with zeros where the constructor writes: `start+length` in bytes, by name."""
     masked = bytearray(code)
-    for place in immutables:
+    for place in (place for places in immutables.values() for place in places):
         start, length = (int(part) for part in place.split("+"))
         masked[start : start + length] = bytes(len(masked[start : start + length]))
     return bytes(masked)

@@ -17,7 +17,8 @@ from typing import Final
 import trio
 from web3 import Web3
 
-from gpumarket.adapters.chain import Chain, load_artifact
+from gpumarket.adapters.artifacts import load_artifact
+from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.deployment import ContractConfig, deploy_devnet, fund_devnet
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.settlement import Lane, PaymentLeaf, make_lanes

@@ -10,7 +10,8 @@ from web3 import Web3
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint
 
-from gpumarket.adapters.chain import NEVER, load_artifact
+from gpumarket.adapters.artifacts import load_artifact
+from gpumarket.adapters.chain import NEVER
 from gpumarket.adapters.chain_errors import (
     ContractRefusal,
     convert_value,
@@ -25,6 +26,7 @@ from gpumarket.protocol.settlement import Lane, pack_lanes
 from gpumarket.protocol.signing import Domain
 from gpumarket.testing.anvil import QUICK_CONFIG
 from gpumarket.testing.factories import make_address
+from tests.patience import PATIENCE
 
 DAY: Final = 86_400
 CONFIG: Final = replace(QUICK_CONFIG, epoch=3 * DAY, open=DAY, response=DAY, exit_delay=7 * DAY)
@@ -33,7 +35,6 @@ START: Final = CONFIG.epoch * 7_000
 """The first second of an epoch, later than any real clock that runs this."""
 GAS: Final = 10_000_000
 GAS_PRICE: Final = 10**10
-PATIENCE_SECONDS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Court:
         fields = {"from": encode_account(sender), "gas": GAS, "gasPrice": GAS_PRICE}
         tx_hash = function.transact(fields)
         receipt = self.web3.eth.wait_for_transaction_receipt(
-            tx_hash, timeout=PATIENCE_SECONDS, poll_latency=0.002
+            tx_hash, timeout=PATIENCE, poll_latency=0.002
         )
         if receipt["status"] != 1:
             refusal = self.ask(function, sender)
@@ -193,7 +194,7 @@ class Court:
 
 def open_court(rpc_url: str, token: Address, settlement: Address) -> Court:
     """Return the court of contracts that were just deployed, at `START`."""
-    web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": PATIENCE_SECONDS}))
+    web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": PATIENCE}))
 
     def bind(name: str, address: str) -> Any:
         abi = load_artifact(name)["abi"]

@@ -15,7 +15,8 @@ from web3.exceptions import ContractCustomError
 from web3.logs import DISCARD
 from web3.types import RPCEndpoint
 
-from gpumarket.adapters.chain import NEVER, load_artifact
+from gpumarket.adapters.artifacts import load_artifact
+from gpumarket.adapters.chain import NEVER
 from gpumarket.adapters.chain_errors import index_errors
 from gpumarket.adapters.deployment import deploy_devnet
 from gpumarket.protocol.order import Order
@@ -24,6 +25,7 @@ from gpumarket.protocol.settlement import Lane, PaymentLeaf, compute_leaf_path, 
 from gpumarket.protocol.signing import Domain, PrivateKey
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 from gpumarket.testing.factories import make_address, make_hash, make_order, make_secret
+from tests.patience import PATIENCE
 
 CHAIN_ID = 31337
 DAY = 86_400
@@ -75,7 +77,7 @@ class World:
     def send_raw(self, name: str, transaction: Any) -> Any:
         signed = Account.sign_transaction(transaction, make_secret(name))
         sent = self.web3.eth.send_raw_transaction(signed.raw_transaction)
-        return self.web3.eth.wait_for_transaction_receipt(sent, timeout=20)
+        return self.web3.eth.wait_for_transaction_receipt(sent, timeout=PATIENCE)
 
     def skip(self, seconds: int) -> None:
         self.rpc("evm_increaseTime", seconds)
@@ -231,7 +233,7 @@ def rpc_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def world(rpc_url: str) -> World:
-    web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": 10}))
+    web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": PATIENCE}))
     world = World(web3, *(await deploy_devnet(rpc_url, CONFIG)))
     for name in ("requester", "provider", "coordinator", "watcher", "sponsor"):
         world.fund(name)

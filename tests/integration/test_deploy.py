@@ -15,13 +15,15 @@ import trio
 from web3 import Web3
 from web3.types import RPCEndpoint
 
-from gpumarket.adapters.chain import Chain, load_artifact
+from gpumarket.adapters.artifacts import load_artifact
+from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.deployment import verify_deployment
 from gpumarket.adapters.deployment_rules import decode_deployment_untrusted
 from gpumarket.adapters.keys import SCRYPT_N_DEVNET, write_keystore, write_password
 from gpumarket.protocol.signing import PrivateKey
 from gpumarket.testing.anvil import run_anvil
 from gpumarket.testing.factories import make_secret
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = make_secret("deployer")
@@ -69,13 +71,13 @@ class Site:
 
 
 def connect(url: str) -> Web3:
-    return Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": 10}))
+    return Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": PATIENCE}))
 
 
 def create(url: str, bytecode: str) -> str:
     web3 = connect(url)
     sent = web3.eth.send_transaction({"from": web3.eth.accounts[0], "data": bytecode})  # type: ignore[typeddict-item]  # hex is fine
-    return str(web3.eth.wait_for_transaction_receipt(sent, timeout=20)["contractAddress"])
+    return str(web3.eth.wait_for_transaction_receipt(sent, timeout=PATIENCE)["contractAddress"])
 
 
 def open_site(url: str, folder: Path) -> Site:
@@ -155,7 +157,7 @@ def test_code_that_another_constructor_left_fails(site: Site, deployed: dict[str
     sent = web3.eth.send_transaction(
         {"from": web3.eth.accounts[0], "data": original + "00" * 32}  # type: ignore[typeddict-item]  # hex is fine
     )
-    receipt = web3.eth.wait_for_transaction_receipt(sent, timeout=20)
+    receipt = web3.eth.wait_for_transaction_receipt(sent, timeout=PATIENCE)
     claimed = json.loads(json.dumps(deployed))
     claimed["contracts"]["Jury"] |= {
         "address": receipt["contractAddress"],

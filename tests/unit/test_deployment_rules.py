@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumarket.adapters.chain import load_artifact
+from gpumarket.adapters.artifacts import load_artifact
 from gpumarket.adapters.deployment import ContractConfig
 from gpumarket.adapters.deployment_rules import (
     CONTRACTS,
@@ -189,7 +189,7 @@ def test_artifacts_know_where_their_immutables_are(name: str) -> None:
     assert artifact["immutables"]
     assert mask_code(runtime, artifact["immutables"]) == runtime
     # Nothing but immutables is masked: each place lies within, and is one word.
-    for place in artifact["immutables"]:
+    for place in (each for places in artifact["immutables"].values() for each in places):
         start, length = map(int, place.split("+"))
         assert length == 32
         assert start + length <= len(runtime)
@@ -197,10 +197,10 @@ def test_artifacts_know_where_their_immutables_are(name: str) -> None:
 
 def test_masking_hides_immutables_and_nothing_else() -> None:
     code = bytes(range(1, 11))
-    assert mask_code(code, ["2+3"]) == bytes([1, 2, 0, 0, 0, 6, 7, 8, 9, 10])
-    assert mask_code(code, []) == code
+    assert mask_code(code, {"LIMIT": ["2+3"]}) == bytes([1, 2, 0, 0, 0, 6, 7, 8, 9, 10])
+    assert mask_code(code, {}) == code
     # Shorter code stays as long as it is, and so differs.
-    assert mask_code(code, ["8+32"]) == bytes([*range(1, 9), 0, 0])
+    assert mask_code(code, {"LIMIT": ["8+32"]}) == bytes([*range(1, 9), 0, 0])
 
 
 # ---- what wallets show -----------------------------------------------------------------------

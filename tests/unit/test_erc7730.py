@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpumarket.adapters.chain import load_artifact
+from gpumarket.adapters.artifacts import load_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "contracts" / "erc7730"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpumarket.adapters.chain import load_artifact
+from gpumarket.adapters.artifacts import load_artifact
 from gpumarket.adapters.chain_errors import (
     ContractRefusal,
     ContractRefused,
