@@ -140,12 +140,15 @@ class Service:
         )
 
     async def handle_joined(self, member: Member) -> Declined | None:
-        """Take a member's first or renewed hello into the book, with its stake on chain."""
+        """Take a member's first or renewed hello into the book, with what the chain has of it."""
         now, hello = self._clock.now(), member.hello
         try:
             stake = await self._equipment.chain.read_stake(member.address)
+            payout = await self._equipment.chain.read_payout(member.address)
         except ChainError as error:
-            self._equipment.log.warn("a stake could not be read", member=member.address)
+            self._equipment.log.warn(
+                "a stake or payout address could not be read", member=member.address
+            )
             return Declined(
                 about=bytes(32), code=error.code, need="a chain that answers", have="none"
             )
@@ -159,6 +162,7 @@ class Service:
                         offer=offer,
                         running=running,
                         stake=stake,
+                        payout=payout,
                     )
                 )
             case VerifierHello(card=card):
@@ -169,6 +173,7 @@ class Service:
                         session=member.session,
                         card=card,
                         stake=stake,
+                        payout=payout,
                     )
                 )
         return None
@@ -246,6 +251,7 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules
         grace_seconds=patience.lost_after_seconds,
         epoch_seconds=patience.epoch_seconds_max,
         epoch_receipts_max=patience.epoch_receipts_max,
+        stake_slash=rules.stake_slash,
         order_lifetime_seconds=rules.order_lifetime,
         settle_margin_seconds=settle_margin,
         post_margin_seconds=post_margin,

@@ -7,21 +7,16 @@ copy the other. A provider that has committed and then does not open has lost, a
 
 from __future__ import annotations
 
+from coordinator.core.assigning import choose_verifier, free_verifier, unassign
 from coordinator.core.effects import Effect, SendMessage
-from coordinator.core.judging import end_order, judge_part, reject_lease, start_judging
+from coordinator.core.epoch_state import Check, Epoch, Part, move_check, move_epoch, move_part
+from coordinator.core.judging import end_pool, judge_part, reject_lease, start_judging
 from coordinator.core.lifecycle import CheckState, EpochState, PartStage
-from coordinator.core.order_book import is_eligible
+from coordinator.core.pools import draw_checks, find_check, find_check_of, list_twins
 from coordinator.core.state import (
-    Check,
-    Epoch,
     Lease,
-    Part,
     State,
-    Verifier,
     get_receipt,
-    move_check,
-    move_epoch,
-    move_part,
     note_facts,
     set_timer,
     write_log,
@@ -30,13 +25,12 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.cids import decode_cid_untrusted
 from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
-from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.receipt import compute_input_hash
-from gpumarket.protocol.sampling import assign_verifier, compute_sample_size, draw_sample
 from gpumarket.protocol.signing import Signed, verify
-from gpumarket.protocol.units import Amount, Timestamp, compute_price
+from gpumarket.protocol.units import Timestamp, compute_price
 
 NOT_OPENED = Reason(
     code="GM-7102", text="the provider did not open its results in time", fault="provider"
@@ -47,133 +41,21 @@ NOT_OPENED = Reason(
 
 
 def begin_checks(state: State, epoch: Epoch) -> list[Effect]:
-    """Draw the sample of every provider and job in a seeded epoch."""
+    """Draw the sample of every provider's pools in a seeded epoch."""
     for provider, part in epoch.parts.items():
         if part.stage is not PartStage.SIGNED:
             continue
         move_part(part, PartStage.SEALING)
         part.open_orders = [o for o in part.open_orders if not state.jobs[o].is_over]
-        for order_hash in part.open_orders:
-            _draw_checks(state, epoch, provider, order_hash)
+        for pool in part.pools:
+            draw_checks(state, epoch, provider=provider, pool=pool)
     effects: list[Effect] = []
     for provider in epoch.parts:
         effects += request_openings_if_sealed(state, epoch, provider)
     return effects
 
 
-def _draw_checks(state: State, epoch: Epoch, provider: Address, order_hash: Hash32) -> None:
-    job = state.jobs[order_hash]
-    leases = list_group(state, epoch.parts[provider], order_hash)
-    size = compute_sample_size(job.spec.verify, len(leases))
-    drawn = draw_sample(_get_seed(epoch), provider, count=len(leases), size=size)
-    for index in sorted(drawn):
-        lease = leases[index]
-        receipt_hash = get_receipt(lease).body.compute_struct_hash()
-        epoch.checks[receipt_hash] = Check(
-            receipt_hash=receipt_hash,
-            lease_id=lease.lease_id,
-            order_hash=order_hash,
-            unit=lease.unit,
-            provider=provider,
-        )
-        state.check_epochs[receipt_hash] = epoch.number
-        state.waiting_checks[receipt_hash] = None
-    tasks = ", ".join(str(leases[index].unit) for index in sorted(drawn))
-    text = f"{size} of {len(leases)} tasks are done again by a verifier, blind: {tasks or 'none'}"
-    write_log(state, job, "sampled", text=text, actor=provider)
-
-
-def list_group(state: State, part: Part, order_hash: Hash32) -> list[Lease]:
-    """Return a provider's leases of one job in one epoch, in the order of their leaves."""
-    leases = (state.leases.get(lease_id) for lease_id in part.lease_ids)
-    return [lease for lease in leases if lease is not None and lease.order_hash == order_hash]
-
-
-def find_check(state: State, receipt_hash: Hash32) -> tuple[Epoch, Check] | None:
-    """Return the open check of a receipt and its epoch."""
-    number = state.check_epochs.get(receipt_hash)
-    if number is None:
-        return None
-    epoch = state.epochs[number]
-    return epoch, epoch.checks[receipt_hash]
-
-
-# ---- verifiers -----------------------------------------------------------------------------
-
-
-def ask_verifiers(state: State) -> list[Effect]:
-    """Give waiting checks to the verifiers that the seed chose, as their slots allow."""
-    free = {who for who, verifier in state.verifiers.items() if _has_free_slot(state, verifier)}
-    effects: list[Effect] = []
-    for receipt_hash in list(state.waiting_checks):
-        if not free:
-            break
-        found = find_check(state, receipt_hash)
-        if found is None:
-            raise LocalProtocolError("a check waits that no open epoch has")
-        epoch, check = found
-        if check.verifier is None:
-            check.verifier = _choose_verifier(state, epoch, check)
-        if check.verifier in free:
-            verifier = state.verifiers[check.verifier]
-            effects.append(_ask(state, check, verifier))
-            if not _has_free_slot(state, verifier):
-                free.remove(check.verifier)
-    return effects
-
-
-def _has_free_slot(state: State, verifier: Verifier) -> bool:
-    slots = min(verifier.card.body.slots, state.settings.slots_max)
-    return is_eligible(state, verifier) and len(verifier.asked) < slots
-
-
-def _choose_verifier(state: State, epoch: Epoch, check: Check) -> Address | None:
-    there = {who for who, verifier in state.verifiers.items() if is_eligible(state, verifier)}
-    there -= {check.provider, state.jobs[check.order_hash].order.body.requester}
-    committed = {card.body.verifier for card in epoch.eligible}
-    tried = set(check.tried)
-    # Those who stood before the seed come first; then a late comer, then a second try, which
-    # are both better than no check.
-    for pool in ((there & committed) - tried, there - tried, there & committed, there):
-        same = {address for address in pool if _has_class_of(state, address, check.provider)}
-        chosen = assign_verifier(_get_seed(epoch), check.receipt_hash, sorted(same or pool))
-        if chosen is not None:
-            return chosen
-    return None
-
-
-def _has_class_of(state: State, verifier: Address, provider: Address) -> bool:
-    sold = state.providers.get(provider)
-    card = state.verifiers[verifier].card.body
-    return sold is not None and sold.offer.body.repro_class == card.repro_class
-
-
-def _ask(state: State, check: Check, verifier: Verifier) -> SendMessage:
-    job = state.jobs[check.order_hash]
-    run_seconds = min(job.spec.limits.run_seconds, job.settle_at - job.created_at)
-    move_check(check, CheckState.ASKED)
-    del state.waiting_checks[check.receipt_hash]
-    verifier.asked.append(check.receipt_hash)
-    check.price = Amount(min(verifier.card.body.price_per_check, job.order.body.max_check_price))
-    check.deadline = Timestamp(state.now + run_seconds + state.settings.check_extra_seconds)
-    set_timer(state, check.deadline, "check", key=check.receipt_hash)
-    write_log(state, job, "check-asked", task=check.unit, actor=check.verifier)
-    return make_check_request(state, check)
-
-
-def make_check_request(state: State, check: Check) -> SendMessage:
-    """Return the message that asks a verifier to do a task again, now or again."""
-    if check.verifier is None or check.deadline is None:
-        raise LocalProtocolError("a check was asked of nobody")
-    message = messages.CheckRequested(
-        order_hash=check.order_hash,
-        unit=check.unit,
-        receipt_hash=check.receipt_hash,
-        job=state.jobs[check.order_hash].spec,
-        deadline=check.deadline,
-        sources=state.sources,
-    )
-    return SendMessage(recipient=check.verifier, message=message)
+# ---- seals ---------------------------------------------------------------------------------
 
 
 def take_seal(state: State, sender: Address, message: messages.CheckSealed) -> list[Effect]:
@@ -181,8 +63,8 @@ def take_seal(state: State, sender: Address, message: messages.CheckSealed) -> l
     seal = verify(message.seal, state.settings.domain)
     if not sender == seal.signer == seal.body.verifier:
         raise RemoteProtocolError("a seal is signed by somebody else than its verifier")
-    found = find_check(state, seal.body.receipt_hash)
-    if found is None or found[1].verifier != sender or found[1].state is not CheckState.ASKED:
+    found = find_check_of(state, seal.body.receipt_hash, sender)
+    if found is None or found[1].state is not CheckState.ASKED:
         return []
     epoch, check = found
     if (seal.body.order_hash, seal.body.unit) != (check.order_hash, check.unit):
@@ -196,30 +78,10 @@ def take_seal(state: State, sender: Address, message: messages.CheckSealed) -> l
 
 def decline_check(state: State, sender: Address, message: messages.Declined) -> list[Effect]:
     """Give a check to another verifier when the one chosen will not do it."""
-    found = find_check(state, message.about)
-    if found is None or found[1].verifier != sender or found[1].state is not CheckState.ASKED:
+    found = find_check_of(state, message.about, sender)
+    if found is None or found[1].state is not CheckState.ASKED:
         return []
     return _retry_check(state, *found)
-
-
-def free_verifier(state: State, check: Check) -> None:
-    """Free the slot that a check takes at its verifier."""
-    verifier = state.verifiers.get(check.verifier or b"")
-    if verifier is not None and check.receipt_hash in verifier.asked:
-        verifier.asked.remove(check.receipt_hash)
-
-
-def lose_checks(state: State, verifier: Address) -> list[Effect]:
-    """Take back what a verifier that was gone too long has not sealed; no try is counted."""
-    for receipt_hash in list(state.verifiers[verifier].asked):
-        found = find_check(state, receipt_hash)
-        if found is not None and found[1].state is CheckState.ASKED:
-            _unassign(state, found[1])
-    for receipt_hash in state.waiting_checks:
-        found = find_check(state, receipt_hash)
-        if found is not None and found[1].verifier == verifier:
-            found[1].verifier = None
-    return []
 
 
 def expire_check(state: State, key: bytes) -> list[Effect]:
@@ -243,27 +105,34 @@ def _retry_check(state: State, epoch: Epoch, check: Check) -> list[Effect]:
     if check.verifier is not None and check.verifier not in check.tried:
         check.tried.append(check.verifier)
     write_log(state, job, "check-missed", task=check.unit, actor=check.verifier)
-    _unassign(state, check)
+    unassign(state, check)
     if check.attempts < state.settings.check_attempts_max:
         return []
     end_inconclusive(state, check)
     return request_openings_if_sealed(state, epoch, check.provider)
 
 
-def _unassign(state: State, check: Check) -> None:
-    free_verifier(state, check)
-    move_check(check, CheckState.WAITING)
-    check.verifier = check.deadline = None
-    state.waiting_checks[check.receipt_hash] = None
-
-
 def end_inconclusive(state: State, check: Check) -> None:
     """End a check that nobody could decide: nobody is paid for it and nobody blamed."""
     free_verifier(state, check)
-    state.waiting_checks.pop(check.receipt_hash, None)
+    state.waiting_checks.pop(check.key, None)
     check.verdict = Verdict.INCONCLUSIVE
     move_check(check, CheckState.DONE)
     write_log(state, state.jobs[check.order_hash], "inconclusive", task=check.unit)
+
+
+def expire_overlap(state: State, key: bytes) -> list[Effect]:
+    """Go on with one check of an overlapped result where there is no second verifier."""
+    found = find_check(state, key)
+    if found is None or found[1].state is not CheckState.WAITING:
+        return []
+    epoch, check = found
+    if check.verifier is not None or choose_verifier(state, epoch, check) is not None:
+        again = state.now + state.settings.class_wait_seconds
+        set_timer(state, again, "overlap", key=key)
+        return []
+    end_inconclusive(state, check)
+    return request_openings_if_sealed(state, epoch, check.provider)
 
 
 # ---- openings ------------------------------------------------------------------------------
@@ -290,8 +159,14 @@ def request_openings_if_sealed(state: State, epoch: Epoch, provider: Address) ->
 
 def list_unopened(state: State, part: Part) -> list[Lease]:
     """Return the leases of a part whose results are still to be opened."""
-    leases = (lease for order in part.open_orders for lease in list_group(state, part, order))
-    return [le for le in leases if le.opening is None and le.state is LeaseState.FINISHED]
+    leases = [state.leases[lease_id] for lease_id in part.lease_ids if lease_id in state.leases]
+    return [
+        lease
+        for lease in leases
+        if lease.order_hash in part.open_orders
+        and lease.opening is None
+        and lease.state is LeaseState.FINISHED
+    ]
 
 
 def make_openings_request(state: State, epoch: Epoch, provider: Address) -> SendMessage:
@@ -337,10 +212,9 @@ def _check_opening(state: State, epoch: Epoch, lease: Lease, signed: Signed[Open
         raise RemoteProtocolError("an opening is signed by somebody else than its provider")
     if opening.body.receipt_hash != receipt_hash or result.compute_hash() != receipt.result_hash:
         raise RemoteProtocolError("an opened result is not what its receipt committed to")
-    check = epoch.checks.get(receipt_hash)
-    seal_hash = compute_content_hash(check.seal.body) if check and check.seal else ZERO_HASH
-    if opening.body.seal_hash != seal_hash:
-        raise RemoteProtocolError("an opening does not name the seal that came first")
+    seals = [check.seal for check in list_twins(epoch, receipt_hash) if check.seal is not None]
+    if opening.body.seal_hashes != tuple(sorted(compute_content_hash(s.body) for s in seals)):
+        raise RemoteProtocolError("an opening does not name the seals that came first")
     if result.input_hash != compute_input_hash(job.order.body.job_hash, lease.unit):
         raise RemoteProtocolError("an opened result is of another input")
     if result.output_bytes > sum(output.bytes_max for output in job.spec.outputs):
@@ -356,20 +230,19 @@ def _check_opening(state: State, epoch: Epoch, lease: Lease, signed: Signed[Open
 
 
 def expire_openings(state: State, key: bytes) -> list[Effect]:
-    """Reject the jobs of which a provider has not opened everything in time."""
+    """Reject the pools of which a provider has not opened everything in time."""
     epoch, provider = state.epochs.get(int.from_bytes(key[:8], "big")), key[8:]
     part = epoch.parts.get(provider) if epoch else None
     if epoch is None or part is None or part.stage is not PartStage.OPENING:
         return []
     if part.deadline > state.now:
         return []
-    withheld = dict.fromkeys(lease.order_hash for lease in list_unopened(state, part))
+    withheld = {lease.lease_id for lease in list_unopened(state, part)}
     note_facts(state, provider).withheld += 1
     effects: list[Effect] = []
-    for order_hash in withheld:
-        effects += end_order(
-            state, epoch, provider=provider, order_hash=order_hash, reason=NOT_OPENED
-        )
+    for pool in part.pools:
+        if withheld.intersection(pool.lease_ids):
+            effects += end_pool(state, epoch, provider=provider, pool=pool, reason=NOT_OPENED)
     return effects + close_openings(state, epoch, provider)
 
 
@@ -382,8 +255,8 @@ def drop_order(
         return []
     part.open_orders.remove(order_hash)
     effects: list[Effect] = []
-    for lease in list_group(state, part, order_hash):
-        if lease.state is LeaseState.FINISHED:
+    for lease in (state.leases[lease_id] for lease_id in part.lease_ids):
+        if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED:
             effects += reject_lease(state, lease, reason)
     for check in epoch.checks.values():
         is_of_it = check.provider == provider and check.order_hash == order_hash
@@ -400,9 +273,3 @@ def close_openings(state: State, epoch: Epoch, provider: Address) -> list[Effect
     """Go on to verdicts: everything that will be opened is."""
     move_part(epoch.parts[provider], PartStage.JUDGING)
     return start_judging(state, epoch, provider)
-
-
-def _get_seed(epoch: Epoch) -> Hash32:
-    if epoch.seed is None:
-        raise LocalProtocolError(f"epoch {epoch.number} has no seed")
-    return epoch.seed

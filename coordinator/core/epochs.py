@@ -9,32 +9,24 @@ that does not exist yet.
 from __future__ import annotations
 
 from coordinator.core.effects import CommitEpoch, DrawNonce, Effect, FixSeed, SendMessage
+from coordinator.core.epoch_state import Epoch, Part, move_epoch, move_part
 from coordinator.core.events import ChainRefused, EpochCommitted, NonceDrawn, SeedFixed
 from coordinator.core.leases import end_with_failure, put_in_pool
 from coordinator.core.lifecycle import EpochState, PartStage, UnitState
 from coordinator.core.order_book import is_eligible
-from coordinator.core.state import (
-    Epoch,
-    Lease,
-    Part,
-    State,
-    get_receipt,
-    move_epoch,
-    move_part,
-    note_facts,
-    set_timer,
-    write_log,
-)
-from gpumarket.protocol import messages
+from coordinator.core.pools import find_policy, make_pools
+from coordinator.core.state import Lease, State, get_receipt, note_facts, set_timer, write_log
+from gpumarket.protocol import messages, pools
 from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, format_hex, format_short
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.merkle import compute_root
+from gpumarket.protocol.pools import sort_leaf
 from gpumarket.protocol.proof import EpochDocument, ProviderWork, compute_epoch_root
 from gpumarket.protocol.receipt import ProviderRoot
 from gpumarket.protocol.sampling import compute_seed
-from gpumarket.protocol.signing import keccak256, verify
-from gpumarket.protocol.units import Timestamp
+from gpumarket.protocol.signing import Signed, keccak256, verify
+from gpumarket.protocol.units import Amount, Timestamp
 
 _UNSIGNED = Reason(
     code="GM-7103", text="the provider did not sign its root in time", fault="provider"
@@ -112,10 +104,13 @@ def _open_epoch(state: State) -> list[Effect]:
 
 
 def _make_part(state: State, number: int, provider: Address, leases: list[Lease]) -> Part:
-    leases.sort(key=lambda lease: (lease.order_hash, lease.unit))
+    leases.sort(
+        key=lambda lease: sort_leaf(find_policy(state, lease), lease.order_hash, lease.unit)
+    )
     receipts = [get_receipt(lease).body for lease in leases]
     return Part(
         lease_ids=tuple(lease.lease_id for lease in leases),
+        pools=make_pools(state, leases),
         expected=ProviderRoot(
             coordinator=state.settings.coordinator,
             epoch=number,
@@ -212,6 +207,10 @@ def try_commit(state: State, epoch: Epoch) -> list[Effect]:
         for _, verifier in sorted(state.verifiers.items())
         if is_eligible(state, verifier)
     )
+    for provider, part in epoch.parts.items():
+        known, standing = state.providers.get(provider), state.standings.get(provider)
+        part.stake = Amount(min(known.stake, state.settings.stake_slash) if known else 0)
+        part.audited = standing.audited if standing else 0
     epoch.document = _make_document(state, epoch)
     move_epoch(epoch, EpochState.COMMITTING)
     return [make_commit(epoch)]
@@ -237,10 +236,7 @@ def get_document(epoch: Epoch) -> EpochDocument:
 
 def _make_document(state: State, epoch: Epoch) -> EpochDocument:
     work = tuple(
-        ProviderWork(
-            root=part.signed,
-            receipts=tuple(get_receipt(state.leases[lease_id]) for lease_id in part.lease_ids),
-        )
+        _make_work(part.signed, part, [state.leases[lease_id] for lease_id in part.lease_ids])
         for part in epoch.parts.values()
         if part.signed is not None
     )
@@ -249,6 +245,21 @@ def _make_document(state: State, epoch: Epoch) -> EpochDocument:
         epoch=epoch.number,
         work=work,
         verifiers=epoch.eligible,
+    )
+
+
+def _make_work(root: Signed[ProviderRoot], part: Part, leases: list[Lease]) -> ProviderWork:
+    policies = {lease_id: pool.policy for pool in part.pools for lease_id in pool.lease_ids}
+    receipts = tuple(get_receipt(lease) for lease in leases)
+    return ProviderWork(
+        root=root,
+        receipts=receipts,
+        pools=pools.make_pools(
+            (policies[lease.lease_id], receipt.body.price)
+            for lease, receipt in zip(leases, receipts, strict=True)
+        ),
+        stake=part.stake,
+        audited=part.audited,
     )
 
 
@@ -351,9 +362,9 @@ def close_epoch(state: State, epoch: Epoch) -> None:
     """Close an epoch for good; its record stays for proofs."""
     move_epoch(epoch, EpochState.CLOSED)
     state.open_epochs.remove(epoch.number)
-    for receipt_hash in epoch.checks:
-        state.check_epochs.pop(receipt_hash, None)
-        state.waiting_checks.pop(receipt_hash, None)
+    for key, check in epoch.checks.items():
+        state.check_epochs.pop(check.receipt_hash, None)
+        state.waiting_checks.pop(key, None)
 
 
 def _dissolve(state: State, epoch: Epoch) -> None:

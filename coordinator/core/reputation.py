@@ -49,6 +49,8 @@ class Standing(msgspec.Struct, kw_only=True):
     """All that is known about one provider, oldest day first."""
 
     first_seen_at: Timestamp
+    audited: int = 0
+    """Results that were checked and matched since the last forged one."""
     days: list[DayFacts] = []
 
 

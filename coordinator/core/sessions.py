@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coordinator.core.checking import lose_checks
+from coordinator.core.assigning import lose_checks
 from coordinator.core.effects import CloseSession, Effect, SendMessage
 from coordinator.core.events import (
     ProcessStarted,
@@ -29,7 +29,7 @@ from coordinator.core.recovery import (
 from coordinator.core.state import Provider, State, Verifier, set_timer
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
-from gpumarket.protocol.ids import Address
+from gpumarket.protocol.ids import ZERO_ADDRESS, Address
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.messages import CLOCK_SKEW_SECONDS, Declined, Welcome
 from gpumarket.protocol.offer import Offer, VerifierCard, is_simulated
@@ -83,7 +83,7 @@ def _postpone(state: State, until: Timestamp) -> None:
         for check in epoch.checks.values():
             if check.deadline is not None:
                 check.deadline = max(check.deadline, until)
-                set_timer(state, check.deadline, "check", key=check.receipt_hash)
+                set_timer(state, check.deadline, "check", key=check.key)
 
 
 # ---- providers -----------------------------------------------------------------------------
@@ -102,10 +102,11 @@ def join_provider(state: State, event: ProviderJoined) -> list[Effect]:
         about = compute_content_hash(event.offer.body)
         return _refuse(event.sender, event.session, about, error)
     if known is None:
-        known = Provider(offer=event.offer, session=0, stake=event.stake)
+        known = Provider(offer=event.offer, session=0, stake=event.stake, payout=event.sender)
         state.providers[event.sender] = known
     is_new_session = event.session != known.session
     known.offer, known.stake = event.offer, event.stake
+    known.payout = _get_payout(event)
     known.session, known.lost_at = event.session, None
     if not is_new_session:
         return []
@@ -214,10 +215,11 @@ def join_verifier(state: State, event: VerifierJoined) -> list[Effect]:
         about = compute_content_hash(event.card.body)
         return _refuse(event.sender, event.session, about, error)
     if known is None:
-        known = Verifier(card=event.card, session=0, stake=event.stake)
+        known = Verifier(card=event.card, session=0, stake=event.stake, payout=event.sender)
         state.verifiers[event.sender] = known
     is_new_session = event.session != known.session
     known.card, known.stake = event.card, event.stake
+    known.payout = _get_payout(event)
     known.session, known.lost_at = event.session, None
     if not is_new_session:
         return []
@@ -245,6 +247,10 @@ def expire_verifier(state: State, key: bytes) -> list[Effect]:
 
 
 # ---- both ----------------------------------------------------------------------------------
+
+
+def _get_payout(event: ProviderJoined | VerifierJoined) -> Address:
+    return event.sender if event.payout == ZERO_ADDRESS else event.payout
 
 
 def _make_welcome(state: State, peer: Address) -> SendMessage:

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     root_seconds: int = 15
     opening_seconds: int = 30
 
+    stake_slash: Amount = Amount(0)
+    """What the contract takes from a provider that is convicted."""
     verifier_stake_min: Amount = Amount(1)
     """Stake on chain below which a verifier is given no checks."""
     check_extra_seconds: int = 300
@@ -57,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compare_seconds: int = 120
     """How long a verifier may take from the opened result to its verdict."""
     check_attempts_max: int = 3
+    class_wait_seconds: int = 120
+    """How long a check waits for a verifier of the provider's class where no other can decide it,
+    and a second check for a second verifier."""
     fetch_seconds: int = 300
     fetch_attempts_max: int = 3
     retry_seconds: int = 10

@@ -62,14 +62,14 @@ class Seal(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Opening(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A provider's opened result; for a sampled unit it names the seal that came first."""
+    """A provider's opened result; for a sampled unit it names each seal that came first."""
 
     KIND: ClassVar[str] = "gpumarket.opening.v1"
 
     result: UnitResult
     receipt_hash: Hash32
-    seal_hash: Hash32
-    """Content hash of the verifier's seal; zero for a unit that was not sampled."""
+    seal_hashes: tuple[Hash32, ...]
+    """Content hashes of the verifiers' seals, rising; none for a unit that was not sampled."""
 
 
 class Attestation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnRe
 from gpumarket.protocol.cids import Codec, compute_cid, format_cid
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.gpu import Device, DeviceNeed
-from gpumarket.protocol.ids import ZERO_HASH, Address, Cid, Hash32
+from gpumarket.protocol.ids import Address, Cid, Hash32
 from gpumarket.protocol.job import (
     Image,
     Input,
@@ -351,7 +351,7 @@ def make_opening(result: UnitResult | None = None, **changes: Any) -> Opening:
     values: dict[str, Any] = {
         "result": result,
         "receipt_hash": make_receipt(result).compute_struct_hash(),
-        "seal_hash": ZERO_HASH,
+        "seal_hashes": (),
     }
     return Opening(**(values | changes))
 

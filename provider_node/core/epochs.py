@@ -75,7 +75,7 @@ def _make_root(
 def open_results(
     state: ProviderState, sender: Address, request: messages.OpeningsRequested, *, at: Timestamp
 ) -> list[Effect]:
-    """Open the results of an epoch, naming the seal of each sampled one."""
+    """Open the results of an epoch, naming the seals of each sampled one."""
     seals = _collect_seals(state, request.seals)
     openings, opened = [], []
     for lease_id in dict.fromkeys(request.lease_ids):
@@ -91,25 +91,32 @@ def open_results(
     for lease in opened:
         receipt_hash = lease.get_receipt().compute_struct_hash()
         if lease.phase is Phase.ROOTED:
-            # Fixed now: a second request cannot make us open for another seal.
-            lease.seal_hash = seals.get(receipt_hash, ZERO_HASH)
+            # Fixed now: a second request cannot make us open for other seals.
+            lease.seal_hashes = tuple(sorted(seals.get(receipt_hash, ())))
             lease.move(Phase.OPENED, at)
         openings.append(
-            Opening(result=lease.get_result(), receipt_hash=receipt_hash, seal_hash=lease.seal_hash)
+            Opening(
+                result=lease.get_result(),
+                receipt_hash=receipt_hash,
+                seal_hashes=lease.seal_hashes,
+            )
         )
     return [SignOpenings(coordinator=sender, epoch=request.epoch, openings=tuple(openings))]
 
 
-def _collect_seals(state: ProviderState, seals: tuple[Signed[Seal], ...]) -> dict[Hash32, Hash32]:
-    """Content hash of each properly signed seal by receipt; our own seal counts for nothing."""
-    found = {}
+def _collect_seals(
+    state: ProviderState, seals: tuple[Signed[Seal], ...]
+) -> dict[Hash32, set[Hash32]]:
+    """Content hashes of properly signed seals by receipt; our own seal counts for nothing."""
+    found: dict[Hash32, set[Hash32]] = {}
     for seal in seals:
         try:
             verified = verify(seal, state.terms.domain)
         except RemoteProtocolError:
             continue
         if verified.signer == verified.body.verifier != state.terms.provider:
-            found[verified.body.receipt_hash] = compute_content_hash(verified.body)
+            hashes = found.setdefault(verified.body.receipt_hash, set())
+            hashes.add(compute_content_hash(verified.body))
     return found
 
 

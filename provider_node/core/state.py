@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from gpumarket.protocol.errors import LocalProtocolError
-from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult
 from gpumarket.protocol.signing import Signed
@@ -102,7 +102,7 @@ class Lease(msgspec.Struct, kw_only=True):
     receipt: Receipt | None = None
     signed: Signed[Receipt] | None = None
     epoch: int | None = None
-    seal_hash: Hash32 = ZERO_HASH
+    seal_hashes: tuple[Hash32, ...] = ()
     reason: Reason | None = None
     exit_code: int = 0
     log_tail: str = ""

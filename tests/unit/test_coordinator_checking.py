@@ -63,11 +63,14 @@ def get_job(market):
 
 def test_the_sample_is_what_the_seed_draws_from_the_committed_list():
     market = make_market(
-        messages.CheckRequested, units=8, verify=VerifyPolicy(forged_share_ppm=500_000)
+        messages.CheckRequested,
+        units=8,
+        verify=VerifyPolicy(forged_share_ppm=500_000, units_min=1),
     )
     epoch = market.state.epochs[1]
     part = epoch.parts[P1]
-    drawn = draw_sample(epoch.seed, P1, count=8, size=len(epoch.checks))
+    pool = get_job(market).spec.verify.compute_pool_hash()
+    drawn = draw_sample(epoch.seed, P1, count=8, size=len(epoch.checks), pool=pool)
     assert 0 < len(drawn) < 8
     assert {check.lease_id for check in epoch.checks.values()} == {
         part.lease_ids[index] for index in drawn
@@ -265,7 +268,7 @@ def spoil_opening(opened, *, result=None, **changes):
     [
         lambda o: spoil_opening(o, result={"output": make_cid("swapped after the seal")}),
         lambda o: spoil_opening(o, result={"salt": make_hash("another salt")}),
-        lambda o: spoil_opening(o, seal_hash=ZERO_HASH),
+        lambda o: spoil_opening(o, seal_hashes=()),
         lambda o: spoil_opening(o, receipt_hash=ZERO_HASH),
         lambda o: change(o, openings=(sign(o.openings[0].body, "provider-2"),)),
         lambda o: change(o, openings=(change(o.openings[0], signature=bytes(65)),)),
@@ -343,7 +346,11 @@ def shown():
 def test_a_match_accepts_the_task_and_publishes_the_evidence(shown):
     effects = say(shown, shown.verdict, V1)
     assert effects[0] == PublishDocument(data=encode_document(shown.verdict.evidence))
-    assert effects[1] == SendMessage(
+    (approved,) = list_sent(effects, messages.ReceiptsApproved)
+    assert [each.attestation for each in approved.approvals.approvals] == [
+        shown.verdict.attestation
+    ]
+    assert effects[2] == SendMessage(
         recipient=P1,
         message=messages.EpochClosed(
             epoch=1, accepted=tuple(shown.state.leases), rejected=(), reason=None

@@ -221,7 +221,7 @@ def test_a_lease_goes_from_proposal_to_payment() -> None:
     assert isinstance(opened, SignOpenings)
     [opening] = opened.openings
     assert opening.result.compute_hash() == signed.body.result_hash
-    assert opening.seal_hash == compute_content_hash(seal)
+    assert opening.seal_hashes == (compute_content_hash(seal),)
 
     hear(state, messages.EpochClosed(epoch=3, accepted=(lease_id,), rejected=()))
     assert state.leases[lease_id].phase is Phase.PAID
@@ -438,7 +438,7 @@ def test_an_opening_names_only_a_properly_signed_seal_and_never_changes() -> Non
     mine = sign(change(seal, verifier=ME), "provider-1")
     [effect] = hear(state, messages.OpeningsRequested(epoch=1, lease_ids=ids, seals=(forged, mine)))
     assert isinstance(effect, SignOpenings)
-    assert effect.openings[0].seal_hash == ZERO_HASH
+    assert effect.openings[0].seal_hashes == ()
     good = sign(seal, "verifier-1")
     [later] = hear(state, messages.OpeningsRequested(epoch=1, lease_ids=ids, seals=(good,)))
     assert later == effect
