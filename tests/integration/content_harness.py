@@ -11,6 +11,8 @@ from typing import Any
 
 import trio
 
+from tests.patience import PATIENCE
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -32,7 +34,7 @@ class Driven:
         return await self.wait()
 
     async def wait(self) -> dict[str, Any]:
-        with trio.fail_after(90):
+        with trio.fail_after(PATIENCE):
             return await trio.to_thread.run_sync(
                 self._read,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # the stubs are older than trio

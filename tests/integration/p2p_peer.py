@@ -18,6 +18,7 @@ import trio
 
 from gpumarket.adapters.p2p import NetworkLimits, open_network
 from gpumarket.adapters.session import RawStream, Session, SessionLimits
+from tests.patience import PATIENCE
 
 ECHO = "/gpumarket/echo/1"
 RAISE = "/gpumarket/raise/1"
@@ -25,8 +26,6 @@ DEAF = "/gpumarket/deaf/1"
 RAW_ECHO = "/gpumarket/raw-echo/1"
 TOPIC = "gpumarket.test"
 ROOT = Path(__file__).parents[2]
-START_SECONDS_MAX = 30
-LINE_SECONDS_MAX = 20
 
 
 def make_limits(**changes: Any) -> NetworkLimits:
@@ -48,7 +47,7 @@ class PeerProcess:
 
     async def read_line(self) -> dict[str, Any]:
         """The next thing it says."""
-        with trio.fail_after(LINE_SECONDS_MAX):
+        with trio.fail_after(PATIENCE):
             return await _read_line(self.process, self)
 
     def freeze(self) -> None:
@@ -80,7 +79,7 @@ async def start_peer(seed: str = "p", port: int = 0, **limits: Any) -> AsyncIter
         cwd=ROOT,
     )
     try:
-        with trio.fail_after(START_SECONDS_MAX):
+        with trio.fail_after(PATIENCE):
             ready = await _read_line(process, SimpleNamespace(_pending=b""))
         yield PeerProcess(process, ready)
     finally:

@@ -46,9 +46,9 @@ from gpumarket.testing.factories import (
     make_secret,
     make_spec,
 )
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0
 DAY = 86_400
 MONEY = 10**12
 PROVIDER = "provider-1"
@@ -201,17 +201,17 @@ class Node:
         """As a power cut would."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         self.close()
 
     def stop(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
     async def read_page(self, path: str) -> str:
         def read() -> str:
-            with urllib.request.urlopen(self.ready["url"] + path, timeout=10) as answer:
+            with urllib.request.urlopen(self.ready["url"] + path, timeout=PATIENCE) as answer:
                 return str(answer.read().decode())
 
         return await trio.to_thread.run_sync(read)
@@ -321,7 +321,7 @@ def list_containers(owner: str) -> list[str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         env=dict(os.environ),
     )
     return found.stdout.split()

@@ -13,6 +13,7 @@ from gpumarket.adapters.p2p import open_network
 from gpumarket.protocol.cids import Codec, compute_cid, format_cid
 from gpumarket.protocol.errors import ContentError, InvalidInput
 from tests.integration.kubo_stub import run_kubo_stub
+from tests.patience import PATIENCE
 
 KUBO_API = os.environ.get("GPUMARKET_KUBO_API", "")
 STORES = ["embedded", "kubo_stub", *(["kubo"] if KUBO_API else [])]
@@ -70,7 +71,7 @@ async def test_a_document_comes_back(kind: str, tmp_path: Path) -> None:
     async with open_store(kind, tmp_path) as store:
         cid = await store.add_document(b"\xa0")
         assert await store.read_bytes(cid) == b"\xa0"
-        await store.fetch(cid, sources=[], deadline_s=5, max_bytes=10)
+        await store.fetch(cid, sources=[], deadline_s=PATIENCE, max_bytes=10)
 
 
 @every_store
@@ -93,7 +94,7 @@ async def test_a_read_over_the_limit_is_refused(kind: str, tmp_path: Path) -> No
         for work in (
             store.read_bytes(cid, 999),
             store.export(cid, tmp_path / "out", max_bytes=999),
-            store.fetch(cid, sources=[], deadline_s=5, max_bytes=999),
+            store.fetch(cid, sources=[], deadline_s=PATIENCE, max_bytes=999),
         ):
             with pytest.raises(ContentError) as caught:
                 await work

@@ -25,6 +25,7 @@ from gpumarket.protocol.cids import Codec, ContentId, compute_cid, format_cid
 from gpumarket.protocol.errors import ContentError
 from gpumarket.protocol.unixfs import Block, build_file
 from gpumarket.protocol.varint import encode_bytes_field, encode_varint
+from tests.patience import PATIENCE
 
 MB = 10**6
 DATA = hashlib.shake_256(b"hostile").digest(3 * MB)
@@ -114,7 +115,7 @@ async def test_one_flipped_bit_is_found_at_its_block_and_the_peer_is_refused(
     async with run_liar(Flipper(4)) as liar, run_node(tmp_path / "n") as (node, _):
         address = liar.network.addresses[0]
         with pytest.raises(ContentError) as caught:
-            await node.fetch(ROOT, sources=[address], deadline_s=20, max_bytes=4 * MB)
+            await node.fetch(ROOT, sources=[address], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert caught.value.code == "GM-6014"
         assert liar.network.peer_id in caught.value.why
         stat = await node.stat(ROOT)
@@ -129,7 +130,7 @@ async def test_the_other_peer_is_used_when_one_lies(tmp_path: Path) -> None:
     ):
         assert await honest.add_bytes(DATA) == ROOT
         bad = liar.network.addresses[0]
-        await node.fetch(ROOT, sources=[bad, good], deadline_s=30, max_bytes=4 * MB)
+        await node.fetch(ROOT, sources=[bad, good], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert await node.read_bytes(ROOT) == DATA
 
 
@@ -166,10 +167,10 @@ async def test_a_peer_that_breaks_the_protocol_is_refused_and_the_node_lives(
     ):
         bad = liar.network.addresses[0]
         with pytest.raises(ContentError) as caught:
-            await node.fetch(ROOT, sources=[bad], deadline_s=20, max_bytes=4 * MB)
+            await node.fetch(ROOT, sources=[bad], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert caught.value.code == "GM-6014"
         await honest.add_bytes(DATA)
-        await node.fetch(ROOT, sources=[bad, good], deadline_s=30, max_bytes=4 * MB)
+        await node.fetch(ROOT, sources=[bad, good], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert await node.read_bytes(ROOT) == DATA
         assert node.measure_store().used_bytes < 3.1 * MB, "nothing unwanted was stored"
 
@@ -181,8 +182,8 @@ async def test_blocks_that_nobody_asked_for_are_not_stored(tmp_path: Path) -> No
     ):
         peer_id = address.rpartition("/")[2]
         stream = await pusher.open_raw(peer_id, PROTOCOLS[0], address=address)
-        with pytest.raises(StreamClosed):
-            for _ in range(200):
+        with trio.fail_after(PATIENCE), pytest.raises(StreamClosed):
+            while True:
                 await stream.write(encode_message(blocks=BLOCKS[:1]))
                 await trio.sleep(0.01)
         assert node.measure_store().used_bytes == 0
@@ -208,7 +209,7 @@ async def test_a_peer_that_promises_and_sends_nothing_is_left_for_another(
     ):
         await honest.add_bytes(DATA)
         bad = liar.network.addresses[0]
-        await node.fetch(ROOT, sources=[bad, good], deadline_s=30, max_bytes=4 * MB)
+        await node.fetch(ROOT, sources=[bad, good], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert liar.asked
         assert await node.read_bytes(ROOT) == DATA
 
@@ -223,7 +224,7 @@ async def test_a_peer_that_answers_have_with_the_small_block_itself_is_understoo
 
     async with run_liar(answer) as peer, run_node(tmp_path / "n") as (node, _):
         address = peer.network.addresses[0]
-        await node.fetch(ROOT, sources=[address], deadline_s=8, max_bytes=4 * MB)
+        await node.fetch(ROOT, sources=[address], deadline_s=PATIENCE, max_bytes=4 * MB)
         assert await node.read_bytes(ROOT) == DATA
 
 
@@ -247,7 +248,7 @@ async def test_a_want_list_without_end_costs_a_bounded_ledger(tmp_path: Path) ->
         # The node still answers somebody else, and remembers at most 1,024 wants of this one.
         cid = await node.add_bytes(DATA)
         async with run_node(tmp_path / "other") as (other, _):
-            await other.fetch(cid, sources=[address], deadline_s=20, max_bytes=4 * MB)
+            await other.fetch(cid, sources=[address], deadline_s=PATIENCE, max_bytes=4 * MB)
         link = node._bitswap._links[asker.peer_id]
         assert 0 < len(link.waiting) <= 1_024
         await stream.reset()
@@ -263,7 +264,7 @@ async def test_an_answer_larger_than_was_asked_for_is_cut_off_by_its_length(
         peer_id = address.rpartition("/")[2]
         stream = await pusher.open_raw(peer_id, PROTOCOLS[0], address=address)
         await stream.write(encode_varint(MESSAGE_BYTES_MAX))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await expect_end(stream.read)
 
 

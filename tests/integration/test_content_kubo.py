@@ -10,6 +10,7 @@ from gpumarket.adapters.trees import TreeAdder
 from gpumarket.protocol.cids import format_cid
 from gpumarket.protocol.unixfs import KUBO_V0, Block, build_file
 from tests.integration.content_harness import Driven, drive
+from tests.patience import PATIENCE
 
 MB = 10**6
 CHUNK = 262_144
@@ -38,7 +39,7 @@ async def test_a_20_mb_file_goes_from_kubo_to_us(
     source.write_bytes(make_bytes(20 * MB))
     cid = (await kubo.do(do="add", path=str(source)))["cid"]
     reply = await ours.do(
-        do="fetch", cid=cid, sources=[kubo.address], deadline_s=60, max_bytes=30 * MB
+        do="fetch", cid=cid, sources=[kubo.address], deadline_s=PATIENCE, max_bytes=30 * MB
     )
     assert "error" not in reply, reply
     await ours.do(do="export", cid=cid, path=str(target))
@@ -61,7 +62,7 @@ async def test_a_directory_goes_both_ways(kubo: Driven, ours: Driven, tmp_path: 
     make_tree(source)
     theirs = (await kubo.do(do="add", path=str(source)))["cid"]
     reply = await ours.do(
-        do="fetch", cid=theirs, sources=[kubo.address], deadline_s=60, max_bytes=MB
+        do="fetch", cid=theirs, sources=[kubo.address], deadline_s=PATIENCE, max_bytes=MB
     )
     assert "error" not in reply, reply
     await ours.do(do="export", cid=theirs, path=str(tmp_path / "from_kubo"))

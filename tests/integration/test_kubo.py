@@ -10,6 +10,7 @@ from gpumarket.protocol.cids import format_cid
 from gpumarket.protocol.errors import ContentError
 from gpumarket.protocol.unixfs import build_file
 from tests.integration.kubo_stub import KuboStub, run_kubo_stub
+from tests.patience import PATIENCE
 
 PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDormSkhwiLB12rK36z9CP6dFqKN5CAXGc2w9NCtursGw"
 
@@ -38,7 +39,7 @@ async def test_a_fetch_connects_to_each_source_by_its_whole_address(stub: KuboSt
     cid = format_cid(blocks[-1].cid)
     async with open_kubo(stub.address) as store:
         assert not await store.has(cid)
-        await store.fetch(cid, sources=[PEER], deadline_s=5, max_bytes=10**6)
+        await store.fetch(cid, sources=[PEER], deadline_s=PATIENCE, max_bytes=10**6)
         assert stub.connects == [[PEER]]
         assert await store.has(cid)
         assert await store.read_bytes(cid) == bytes(range(256)) * 3_000

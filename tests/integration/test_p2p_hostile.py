@@ -26,6 +26,7 @@ from tests.integration.p2p_peer import (
     make_limits,
     start_peer,
 )
+from tests.patience import PATIENCE
 
 MESHSUB = "/meshsub/1.1.0"
 HELLO = encode_hello(Hello(version=FRAME_VERSION, max_frame_bytes=1 << 20))
@@ -39,7 +40,7 @@ async def open_as(seed: str) -> AsyncIterator[PeerNetwork]:
         key_seed=seed.ljust(32).encode(),
         listen_port=0,
         topics=frozenset({TOPIC}),
-        limits=make_limits(dial_seconds_max=5.0),
+        limits=make_limits(dial_seconds_max=PATIENCE),
     ) as network:
         yield network
 
@@ -138,7 +139,7 @@ async def send_frames_that_lie(victim: PeerProcess, bad: PeerNetwork) -> None:
     ):
         stream = await write_raw(victim, bad, ECHO, data)
         assert stream is not None
-        with trio.fail_after(10), suppress(StreamClosed):
+        with trio.fail_after(PATIENCE), suppress(StreamClosed):
             while await stream.read(65_536):
                 pass
 
@@ -177,7 +178,7 @@ async def test_the_host_and_its_good_peers_survive(attack: Attack) -> None:
             await attack(victim, bad)
             await trio.sleep(0.5)
         # The session from before shows that no new host was started behind it.
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.send(b"still there")
             assert await session.receive() == b"still there"
         async with open_as("new") as new:
@@ -190,7 +191,7 @@ async def test_a_frame_that_lies_ends_only_its_own_session() -> None:
     async with start_peer("victim") as victim, open_as("both") as both:
         session = await both.dial(victim.address, ECHO)
         await send_frames_that_lie(victim, both)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.send(b"still there")
             assert await session.receive() == b"still there"
 
@@ -203,7 +204,7 @@ async def test_silent_connections_of_one_ip_do_not_keep_new_peers_out() -> None:
             await socket.bind(("127.0.0.2", 0))
             await socket.connect(("127.0.0.1", victim.port))
         async with open_as("new") as new:
-            with trio.fail_after(3):
+            with trio.fail_after(PATIENCE):
                 session = await new.dial(victim.address, ECHO)
                 await session.send(b"hello")
                 assert await session.receive() == b"hello"
@@ -221,14 +222,14 @@ async def test_a_peer_that_ignores_its_window_is_dropped() -> None:
         await stream.write(HELLO)
         muxed = stream._stream.muxed_stream
         sent = 0
-        with trio.fail_after(20), suppress(StreamClosed):
+        with trio.fail_after(PATIENCE), suppress(StreamClosed):
             while sent < 1 << 30:
                 muxed.send_window = 1 << 20
                 await stream.write(encode_frame(FrameKind.DATA, b"x" * 500_000))
                 sent += 500_000
         assert sent < 100 << 20
         assert victim.measure_memory() - before < 60 << 20
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.send(b"still there")
             assert await session.receive() == b"still there"
 
@@ -246,7 +247,7 @@ async def ask_for(victim: PeerProcess, protocol: str) -> str:
         for line in ("/multistream/1.0.0", protocol):
             await stream.send_all(encode_uvarint(len(line) + 1) + line.encode() + b"\n")
         answer = b""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while answer.count(b"\n") < 2:
                 answer += await stream.receive_some(1_000)
         return answer.split(b"\n")[1][1:].decode()

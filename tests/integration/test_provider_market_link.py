@@ -45,9 +45,9 @@ from gpumarket.testing.factories import (
     make_offer,
     sign,
 )
+from tests.patience import PATIENCE
 
 LIMITS = LinkLimits(bad_messages_max=3, hello_seconds_max=2.0)
-PATIENCE = 8.0
 CLOCK = SystemClock()
 
 

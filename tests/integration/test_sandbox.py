@@ -20,6 +20,7 @@ from gpumarket.adapters.limit_probe import (
 from gpumarket.adapters.output_volume import IN_MEMORY_BYTES_MAX
 from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.protocol.errors import SandboxError
+from tests.patience import PATIENCE
 
 from .sandbox_fixture import (
     LIMITS,
@@ -241,7 +242,7 @@ async def test_killing_by_name_ends_a_run(sandbox: DockerSandbox, job_image: Ima
             assert (result.exit_code, result.is_timed_out) == (137, False)
 
         nursery.start_soon(run_to_its_end)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             await running.wait()
         await sandbox.kill(request.name)
     assert list_containers(sandbox.owner) == []
@@ -362,7 +363,7 @@ async def test_a_name_that_is_taken_is_refused_and_its_owner_left_alone(
     running = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(other.run, request, on_output=lambda *_: running.set()))
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             await running.wait()
         with pytest.raises(SandboxError, match="refused"):
             await sandbox.run(request)
