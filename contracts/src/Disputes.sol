@@ -37,7 +37,8 @@ contract Disputes is Challenges, Proofs, Direct {
         LeafRecord storage leaf = _leaf(place);
         leaf.isAccused = false;
         leaf.isJudged = verdict != 0;
-        if (verdict == MISMATCH) _voidLeaf(place, price, Cause.CONVICTED);
+        // Void already by a challenge or proof of its own: refunded then, and the verdict stands.
+        if (verdict == MISMATCH && !leaf.isVoid) _voidLeaf(place, price, Cause.CONVICTED);
         _releaseLeaf(place, price);
     }
 

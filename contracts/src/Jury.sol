@@ -139,17 +139,15 @@ contract Jury is IJury, Judge {
     /// @inheritdoc IJury
     function close(uint256 id, address[] calldata voters) external {
         Case storage case_ = _case(id);
-        IDisputes.Place memory place = case_.place;
-        bool isMoot = _isVoid(place);
-        if (!isMoot) _checkClosable(case_);
-        uint8 verdict = isMoot ? 0 : case_.verdict;
-        if (verdict != 0) {
-            _checkHash("voters", case_.votersHash, keccak256(abi.encode(voters)));
-        }
+        _checkClosable(case_);
         Case memory closed = case_;
+        uint8 verdict = closed.verdict;
+        if (verdict != 0) {
+            _checkHash("voters", closed.votersHash, keccak256(abi.encode(voters)));
+        }
         delete _cases[id];
-        emit EventsLib.CaseClosed(id, place.payee, verdict);
-        _SETTLEMENT.DISPUTES().endHold(place, closed.price, verdict);
+        emit EventsLib.CaseClosed(id, closed.place.payee, verdict);
+        _SETTLEMENT.DISPUTES().endHold(closed.place, closed.price, verdict);
         if (verdict == MISMATCH) _convict(closed, voters);
         else if (verdict == MATCH) _acquit(closed, voters);
         else _dismiss(closed);
@@ -279,11 +277,6 @@ contract Jury is IJury, Judge {
     }
 
     /* INTERNAL: CLOSING */
-
-    function _isVoid(IDisputes.Place memory place) private view returns (bool) {
-        IDisputes disputes = _SETTLEMENT.DISPUTES();
-        return disputes.leafOf(place.coordinator, place.seq, place.lane, place.index).isVoid;
-    }
 
     /// @dev Nothing more can change the verdict, or there will be none.
     function _checkClosable(Case storage case_) private view {

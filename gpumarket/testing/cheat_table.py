@@ -94,11 +94,18 @@ CHEATS: Final = (
         profit=cheats.settle_twice,
     ),
     Cheat(
-        name="have an accused leaf voided otherwise, to make its case moot",
+        name="have an accused leaf voided otherwise, to escape the verdict",
         who="provider, coordinator",
-        assumption="a stake of two slashes is accused in one lane",
+        assumption="the case goes on to its verdict all the same",
         parameter="bond_slash",
-        profit=cheats.escape_by_voiding,
+        profit=cheats.void_accused_work,
+    ),
+    Cheat(
+        name="have forged leaves voided in the moment before each is accused",
+        who="provider, coordinator",
+        assumption="a stake of two slashes would be accused in one lane",
+        parameter="bond_slash",
+        profit=cheats.void_before_accusation,
     ),
     Cheat(
         name="pay without a valid order, or twice, or withhold what was paid: one lane",

@@ -158,16 +158,26 @@ def slash_own_stake(setting: Setting) -> Fraction:
     return Fraction(-compute_loss(setting, setting.rules.stake_slash, roles=EVERY_ROLE))
 
 
-def escape_by_voiding(setting: Setting) -> Fraction:
+def void_accused_work(setting: Setting) -> Fraction:
     """
-    Have one's coordinator leave a challenge of the accused leaf unanswered: the case is then moot.
+    Have one's coordinator leave a challenge of the accused leaf unanswered.
 
-    It saves all the stake that accusations in that lane would take, for one slash of the bond.
+    The case goes on to its verdict all the same, so this adds a slash of the bond and saves none.
+    """
+    return Fraction(-compute_loss(setting, setting.rules.bond_slash, roles=REPORTER))
+
+
+def void_before_accusation(setting: Setting) -> Fraction:
+    """
+    Have one's coordinator prove a hidden double in the moment before an accusation.
+
+    What is void cannot be accused. So this saves all the stake that accusations in that lane
+    would take, for one slash of the bond.
     """
     rules, market = setting.rules, setting.market
     slashes = market.provider_stake // rules.stake_slash
     saved = slashes * compute_loss(setting, rules.stake_slash, roles=REPORTER)
-    return Fraction(saved - compute_loss(setting, rules.bond_slash, roles=REPORTER))
+    return saved + void_accused_work(setting)
 
 
 # ---- coordinators --------------------------------------------------------------------------

@@ -224,8 +224,8 @@ interface IDisputes is IJudge {
         external
         returns (Place memory place);
 
-    /// @notice Ends that: 2 MISMATCH, the leaf is void; else what is held goes back, unless the leaf is
-    /// void already. Only JURY may call.
+    /// @notice Ends that: 2 MISMATCH, the leaf is void; else what is held goes back. A leaf that is void
+    /// already stays as it is. Only JURY may call.
     function endHold(Place calldata place, uint64 price, uint8 verdict) external;
 
     /* VIEWS */

@@ -86,7 +86,9 @@ interface IJury is IJudge {
     function escalate(uint256 id) external;
 
     /// @notice Carries out the last verdict once nobody can appeal; or ends a case in which the last
-    /// jury did not decide, or whose payment is void already: then all goes back.
+    /// jury did not decide: then all goes back.
+    /// @dev Also when something else voided the payment meanwhile. Only its price is then left alone:
+    /// else a coordinator could save a forger from its verdict.
     /// @param voters Those whose votes decided; empty without a verdict.
     function close(uint256 id, address[] calldata voters) external;
 

@@ -212,6 +212,7 @@ contract DirectDisputesTest is DirectScene {
     }
 
     function test_AnAccusedDirectPaymentCanStillBeShownDouble() external {
+        uint256 escrow = _escrow(requester);
         IDisputes.Batch memory direct = _settle(_accepted(receipts[0]));
         bytes memory call_ = abi.encodeCall(
             jury.accuse,
@@ -225,9 +226,12 @@ contract DirectDisputesTest is DirectScene {
         );
         uint256 id = abi.decode(_must(accuser, call_), (uint256));
         _proveDouble(0, direct, receipts[0]);
-        jury.close(id, _noVoters());
-        // The case held 80 of 100, so 20 were there to be slashed; the 80 came back.
-        assertEq(_stakeOf(provider), STAKE_SLASH, "slashed by what was not held");
+        // The case held 80 of 100, so 20 were there to be slashed for the double.
+        uint256 rest = MIN_STAKE - STAKE_SLASH;
+        assertEq(_escrow(requester), escrow + rest / 4, "refunded, and a quarter of that");
+        _close(id, _judge(id, MISMATCH));
+        assertEq(_stakeOf(provider), 0, "and the 80 for false work");
+        assertEq(_escrow(requester), escrow + MIN_STAKE / 4, "refunded once");
         assertEq(settlement.held(), 0, "held");
     }
 

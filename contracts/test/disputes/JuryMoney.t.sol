@@ -146,15 +146,58 @@ contract JuryMoneyTest is Court {
         assertEq(settlement.held(), 0, "held");
     }
 
-    function test_CloseWhenTheLeafIsVoidForAnotherReason() external {
+    /// @notice The verdict moves what it always moves, except the price: that went back before.
+    function test_ConvictionWhenTheLeafIsVoidForAnotherReason() external {
         uint256 id = _accuse(0);
-        _judge(id, MATCH);
         _voidByChallenge(0);
+        uint256 refunded = FUNDS - _total() + receipts[0].price + BOND_SLASH / 4;
+        assertEq(_escrow(requester), refunded, "by the challenge");
+        uint256 burnt = settlement.burnt();
+        address[] memory voters = _judge(id, MISMATCH);
+        _close(id, voters);
+        uint256 part = BOUNTY / voters.length;
+        assertEq(_escrow(requester), refunded + STAKE_SLASH / 4, "the price once, harmed twice");
+        assertEq(_escrow(STRANGER), CHALLENGE_BOND, "the challenger's bond once");
+        assertEq(_stakeOf(provider), MIN_STAKE - STAKE_SLASH, "provider slashed");
+        assertEq(_credit(provider), _total() - receipts[0].price, "the other leaves stand");
+        assertEq(_escrow(accuser), FUNDS, "bond back");
+        assertEq(_credit(accuser), BOUNTY, "reward");
+        assertEq(_credit(voters[0]), part, "juror");
+        burnt += STAKE_SLASH / 2 + STAKE_SLASH / 8 - part * voters.length;
+        assertEq(settlement.burnt(), burnt, "burnt");
+        assertEq(settlement.held(), 0, "nothing left behind");
+        assertTrue(_leaf(0).isVoid && _leaf(0).isJudged, "void for good");
+    }
+
+    function test_AcquittalWhenTheLeafIsVoidForAnotherReason() external {
+        uint256 id = _accuse(0);
+        address[] memory voters = _judge(id, MATCH);
+        _voidByChallenge(0);
+        _close(id, voters);
+        uint256 rest = JURY_BOND - JURY_BOND / 2 / voters.length * voters.length;
+        assertEq(
+            _credit(provider), _total() - receipts[0].price + rest, "the bond, and not the price"
+        );
+        assertEq(_stakeOf(provider), MIN_STAKE, "stake back");
+        assertEq(_escrow(accuser), FUNDS - JURY_BOND, "bond lost");
+        assertEq(settlement.held(), 0, "nothing left behind");
+        assertEq(_escrow(requester), FUNDS - _total() + receipts[0].price + BOND_SLASH / 4, "once");
+        assertTrue(_leaf(0).isVoid, "acquitted, but not shown");
+    }
+
+    function test_DismissalWhenTheLeafIsVoidForAnotherReason() external {
+        uint256 id = _accuse(0);
+        _voidByChallenge(0);
+        for (uint256 level = 0; level < 3; ++level) {
+            _letLapse(id);
+            if (level < 2) jury.escalate(id);
+        }
         jury.close(id, _noVoters());
         assertEq(_escrow(accuser), FUNDS, "bond back");
         assertEq(_stakeOf(provider), MIN_STAKE, "stake back");
-        assertEq(settlement.held(), 0, "held");
+        assertEq(_credit(provider), _total() - receipts[0].price, "void all the same");
         assertEq(_escrow(requester), FUNDS - _total() + receipts[0].price + BOND_SLASH / 4, "once");
+        assertEq(settlement.held(), 0, "nothing left behind");
     }
 
     function test_ConvictedWithoutStake() external {

@@ -16,7 +16,6 @@ contract JuryWalkTest is Court {
         LAPSED,
         DECIDED,
         FINAL,
-        MOOT,
         CLOSED
     }
     enum Call {
@@ -28,28 +27,34 @@ contract JuryWalkTest is Court {
         CLOSE
     }
 
-    uint256 internal constant PHASES = 9;
+    uint256 internal constant PHASES = 8;
     uint256 internal constant CALLS = 6;
     bytes4 internal constant OK = 0;
 
     address[] internal jurors;
 
     function test_EveryCallInEveryStateOfTheFirstLevel() external {
-        _walk(0);
+        _walk(0, false);
     }
 
     function test_EveryCallInEveryStateOfTheSecondLevel() external {
-        _walk(1);
+        _walk(1, false);
     }
 
     function test_EveryCallInEveryStateOfTheLastLevel() external {
-        _walk(2);
+        _walk(2, false);
+    }
+
+    /// @notice What happens to the leaf changes nothing of this.
+    function test_EveryCallInEveryStateWhileTheLeafIsVoid() external {
+        for (uint8 level = 0; level < 3; ++level) {
+            _walk(level, true);
+        }
     }
 
     /// @dev The table: what a call meets in a phase.
     function _expected(uint8 level, Phase phase, Call call_) internal pure returns (bytes4) {
         if (phase == Phase.CLOSED) return ErrorsLib.UnknownCase.selector;
-        if (phase == Phase.MOOT && call_ == Call.CLOSE) return OK;
         bool isSeated = phase != Phase.DRAWING && phase != Phase.DRAWABLE && phase != Phase.STALE;
         bool isDecided = phase == Phase.DECIDED || phase == Phase.FINAL;
         if (call_ == Call.SEAT) {
@@ -84,10 +89,10 @@ contract JuryWalkTest is Court {
 
     /* WALKING */
 
-    function _walk(uint8 level) internal {
+    function _walk(uint8 level, bool isVoid) internal {
         for (uint256 phase = 0; phase < PHASES; ++phase) {
             // One that must fail changes nothing, so all of them are tried in one world.
-            _arrive(level, Phase(phase));
+            _arrive(level, Phase(phase), isVoid);
             for (uint256 i = 0; i < CALLS; ++i) {
                 bytes4 expected = _expected(level, Phase(phase), Call(i));
                 if (expected != OK) _try(level, Phase(phase), Call(i), expected);
@@ -95,7 +100,7 @@ contract JuryWalkTest is Court {
             bool isUsed = false;
             for (uint256 i = 0; i < CALLS; ++i) {
                 if (_expected(level, Phase(phase), Call(i)) != OK) continue;
-                if (isUsed) _arrive(level, Phase(phase));
+                if (isUsed) _arrive(level, Phase(phase), isVoid);
                 _try(level, Phase(phase), Call(i), OK);
                 isUsed = true;
             }
@@ -126,18 +131,19 @@ contract JuryWalkTest is Court {
         IJury.Case memory case_ = jury.caseOf(1);
         uint256 count = _quorum(case_.level, jurors.length);
         if (call_ == Call.CLOSE) {
-            bool isDecided = case_.verdict != 0 && phase != Phase.MOOT;
+            bool isDecided = case_.verdict != 0;
             return abi.encodeCall(jury.close, (1, isDecided ? _first(jurors, count) : _noVoters()));
         }
         return abi.encodeCall(jury.decide, (1, jurors, _votes(1, jurors, count, MATCH)));
     }
 
     /// @dev A new market whose only case is in this state.
-    function _arrive(uint8 level, Phase phase) internal {
+    function _arrive(uint8 level, Phase phase, bool isVoid) internal {
         _begin(33);
         delete jurors;
         uint256 id = _accuse(0);
         assertEq(id, 1, "the only case");
+        if (isVoid) _voidByChallenge(0);
         for (uint8 i = 0; i < level; ++i) {
             _letLapse(id);
             jury.escalate(id);
@@ -149,15 +155,6 @@ contract JuryWalkTest is Court {
         }
         if (phase == Phase.STALE) {
             VM.roll(VM.getBlockNumber() + SEED_DELAY + 8192);
-            return;
-        }
-        if (phase == Phase.MOOT) {
-            // Voided by a challenge from before. The clock goes back for it: later levels lie beyond
-            // OPEN, where a real chain cannot get with a challenge that nobody timed out.
-            _seatOnly(id);
-            VM.warp(_least(VM.getBlockTimestamp(), postedAt + OPEN));
-            _voidByChallenge(0);
-            VM.warp(jury.caseOf(id).deadline + 1);
             return;
         }
         _seatOnly(id);

@@ -23,8 +23,8 @@ abstract contract Campaign {
         "what is void,proveConflict,conflict twice,";
     string private constant JURY = "settleDirect,settleDirect again,direct out of time,direct twice,accuse,accuse "
         "out of time,seatJury,redraw,decide: right,decide: false,appeal,appeal out of "
-        "time,escalate,escalate too early,close of what is void,close too early,close: "
-        "right,close: false";
+        "time,escalate,escalate too early,close of what is void,close of what is void: false,close too "
+        "early,close: right,close: false";
     uint256 internal constant RESPONSE = 1 days;
     uint256 internal constant EXIT_DELAY = 7 days;
 

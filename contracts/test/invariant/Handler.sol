@@ -158,7 +158,7 @@ contract Handler is JuryActions {
 
     /// @dev Seats the jury of a case; one that did not decide gives way to the next.
     function _push(uint256 id) private {
-        if (_line(trials[id].spot).isVoid || jury.caseOf(id).verdict != 0) return;
+        if (jury.caseOf(id).verdict != 0) return;
         bool isOver = VM.getBlockTimestamp() > jury.caseOf(id).deadline;
         if (jury.caseOf(id).juryHash != 0 && isOver && jury.caseOf(id).level < 2) {
             jury.escalate(id);

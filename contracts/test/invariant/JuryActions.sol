@@ -195,23 +195,20 @@ abstract contract JuryActions is DisputeActions {
         _need(openTrials.length != 0);
         uint256 id = openTrials[_mix(seed, "trial") % openTrials.length];
         IJury.Case memory case_ = jury.caseOf(id);
-        bool isMoot = _line(trials[id].spot).isVoid;
-        if (!isMoot) {
-            bool isLast = case_.level == LAST_LEVEL;
-            bool isRipe = case_.juryHash != 0 && (isLast || case_.verdict != 0);
-            if (isRipe && !(isLast && case_.verdict != 0)) {
-                isRipe = _mayWait(seed, uint256(case_.deadline) + 1, 5);
-                if (jury.caseOf(id).verdict != case_.verdict) return _did("time passed");
-                isMoot = _line(trials[id].spot).isVoid;
-            }
-            if (!isRipe) {
-                bytes memory data = abi.encodeCall(jury.close, (id, new address[](0)));
-                return _refused(_party(seed), address(jury), data, "close too early");
-            }
+        bool isLast = case_.level == LAST_LEVEL;
+        bool isRipe = case_.juryHash != 0 && (isLast || case_.verdict != 0);
+        if (isRipe && !(isLast && case_.verdict != 0)) {
+            isRipe = _mayWait(seed, uint256(case_.deadline) + 1, 5);
+            if (jury.caseOf(id).verdict != case_.verdict) return _did("time passed");
         }
+        if (!isRipe) {
+            bytes memory data = abi.encodeCall(jury.close, (id, new address[](0)));
+            return _refused(_party(seed), address(jury), data, "close too early");
+        }
+        bool isVoid = _line(trials[id].spot).isVoid;
         uint8 verdict = _close(_party(seed), id);
-        if (isMoot) _did("close of what is void");
-        else _did(verdict == 0 ? "close: none" : verdict == 1 ? "close: right" : "close: false");
+        _did(verdict == 0 ? "close: none" : verdict == 1 ? "close: right" : "close: false");
+        if (isVoid) _did(verdict == 2 ? "close of what is void: false" : "close of what is void");
     }
 
     /* INTERNAL */
@@ -260,7 +257,7 @@ abstract contract JuryActions is DisputeActions {
     function _close(address who, uint256 id) internal returns (uint8 verdict) {
         Spot memory spot = trials[id].spot;
         IJury.Case memory case_ = jury.caseOf(id);
-        verdict = _line(spot).isVoid ? 0 : case_.verdict;
+        verdict = case_.verdict;
         address[] memory voters;
         if (verdict != 0) (, voters) = _voters(id, case_.level);
         VM.prank(who);
