@@ -7,17 +7,26 @@ the format has but this release does not carry out are refused here, each by nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from gpumarket.jobfile import InvalidJobFile, JobFile, Mistake
+from gpumarket.protocol.comparison import (
+    DECIMAL_FIELDS,
+    OWN_PATH,
+    RULES,
+    THEIRS_PATH,
+    BytesRule,
+    Comparison,
+)
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Cid, parse_address
 from gpumarket.protocol.job import (
     UNITS_MAX,
-    Comparison,
     Image,
     Input,
     JobSpec,
@@ -146,7 +155,10 @@ def find_contradictions(job: JobFile) -> list[Mistake]:
         attempt(("command", index), partial(_check_length, argument))
     for index, output in enumerate(document.get("outputs", ())):
         attempt(("outputs", index), partial(_resolve_output, output))
+    for index, argument in enumerate(_find_comparator(job)):
+        attempt(("verify", "compare", "command", index), partial(_check_length, argument))
     found += _find_input_mistakes(job)
+    found += _find_comparison_mistakes(job)
     found += _find_split_mistakes(job)
     return found
 
@@ -196,6 +208,29 @@ def _find_input_mistakes(job: JobFile) -> list[Mistake]:
     return found
 
 
+def _find_comparison_mistakes(job: JobFile) -> list[Mistake]:
+    inputs = job.document.get("inputs", ())
+    found = []
+    base = _find_value(job.document, ("verify", "compare", "base"))
+    names = [name_input(entry, index) for index, entry in enumerate(inputs)]
+    if base is not None and base not in names:
+        text = f"verify.compare.base names '{base}', but the inputs are: {', '.join(names)}"
+        found.append(job.make_mistake("GM-1121", ("verify", "compare", "base"), text))
+    if _find_comparator(job):
+        found += [
+            job.make_mistake(
+                "GM-1106", ("inputs", index, "to"), f"{entry['to']} is kept for the comparator"
+            )
+            for index, entry in enumerate(inputs)
+            if entry["to"] in (OWN_PATH, THEIRS_PATH)
+        ]
+    return found
+
+
+def _find_comparator(job: JobFile) -> Sequence[str]:
+    return _find_value(job.document, ("verify", "compare", "command")) or ()
+
+
 def _find_split_mistakes(job: JobFile) -> list[Mistake]:
     split = job.document.get("split")
     if split is None:
@@ -236,7 +271,6 @@ _UNSUPPORTED: tuple[tuple[str, object, str], ...] = (
     ("placement.carbon", "ignore", "placement by carbon"),
     ("verify.replicas", _NEVER, "replicated tasks"),
     ("verify.unit", "task", "checks of checkpoint intervals"),
-    ("verify.compare.max_mismatch", _NEVER, "a tolerated share of differing values"),
     ("limits.deadline", _NEVER, "a deadline for the whole job"),
 )
 
@@ -255,9 +289,6 @@ def find_unsupported(job: JobFile) -> list[Mistake]:
         found.append(job.make_mistake("GM-1130", ("image",), text))
     if job.document.get("verify", {}).get("mode") == "replicate":
         found.append(_refuse(job, ("verify", "mode"), "replicated tasks"))
-    rule = _find_value(job.document, ("verify", "compare", "as"))
-    if rule in ("safetensors", "jsonl", "text"):
-        found.append(_refuse(job, ("verify", "compare", "as"), f"comparing as {rule}"))
     for index, entry in enumerate(job.document.get("inputs", ())):
         if entry.get("mode", "copy") != "copy":
             found.append(_refuse(job, ("inputs", index, "mode"), "streamed inputs"))
@@ -395,18 +426,25 @@ def _resolve_verify(entry: Mapping[str, Any]) -> VerifyPolicy:
 
 def _resolve_comparison(entry: str | Mapping[str, Any]) -> Comparison:
     if isinstance(entry, str):
-        return Comparison()
-    rule = entry.get("as", "bytes")
-    numbers = {key for key in ("atol", "rtol", "cosine") if key in entry}
-    if rule == "bytes" and numbers:
-        raise InvalidInput(f"verify.compare: {', '.join(sorted(numbers))} need  as: npy")
-    return Comparison(
-        rule="npy" if rule == "npy" else "bytes",
-        files=entry["files"],
-        rtol=to_decimal_text(entry.get("rtol", 0)),
-        atol=to_decimal_text(entry.get("atol", 0)),
-        cosine_min=to_decimal_text(entry.get("cosine", 0)),
-    )
+        return BytesRule()
+    name = entry.get("as", "bytes")
+    fields = {key: value for key, value in entry.items() if key != "as"}
+    if name == "bytes":
+        fields.pop("files", None)  # every other file is compared by its bytes too
+    for key in sorted(fields.keys() - {*RULES[name].__struct_fields__}):
+        having = [rule for rule, kind in RULES.items() if key in kind.__struct_fields__]
+        raise InvalidInput(f"verify.compare: {key} needs  as: {' or '.join(having)}")
+    if name == "program" and "command" not in fields:
+        raise InvalidInput("verify.compare: as: program needs a command")
+    decimals = {key: to_decimal_text(fields[key]) for key in fields.keys() & DECIMAL_FIELDS}
+    if "calibration" in fields:
+        fields["calibration"] = fields["calibration"].removeprefix(_IPFS_SCHEME)
+    values = {"rule": name, **fields, **decimals}
+    try:
+        comparison: Comparison = msgspec.convert(values, Comparison)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"verify.compare: {error}") from error
+    return comparison
 
 
 def _resolve_limits(entry: Mapping[str, Any]) -> Limits:

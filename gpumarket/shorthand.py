@@ -133,7 +133,7 @@ def to_ppm(share: float) -> int:
     return int(scaled)
 
 
-def to_decimal_text(value: float) -> str:
+def to_decimal_text(value: float | str) -> str:
     """Write a number from a job file as the decimal text that documents hold."""
     text = format(Decimal(str(value)), "f")
     if text.startswith("-"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,10 @@ from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.unit_runner import UnitRunner
-from gpumarket.protocol.attestation import Verdict
-from gpumarket.protocol.errors import ContentError, GpuMarketError
+from gpumarket.protocol.errors import GpuMarketError
 from gpumarket.protocol.ids import Address, make_job_id
 from gpumarket.protocol.messages import CheckDone, CheckSealed, Declined, Message
 from gpumarket.protocol.signing import Domain
-from verifier.core.comparison import compare_outputs
 from verifier.core.effects import (
     CompareOutputs,
     Effect,
@@ -30,10 +27,7 @@ from verifier.core.effects import (
     SendSeal,
 )
 from verifier.core.events import Event, OutputsCompared, ReplayFailed, UnitReplayed
-
-FETCH_SECONDS_MAX = 300.0
-OUTPUT_BYTES_MAX = 2 * 10**9
-"""The most of one output that is held in memory to compare it."""
+from verifier.outputs import FETCH_SECONDS_MAX, Bench, compare
 
 
 class Link(Protocol):
@@ -58,6 +52,8 @@ class World:
     folder: Path
     replaying: set[bytes] = field(default_factory=set)
     """Receipts whose replay goes on, so that a repeated effect does not start a second."""
+    comparing: set[bytes] = field(default_factory=set)
+    """Likewise those whose outputs are being compared."""
 
 
 async def perform(effect: Effect, world: World) -> None:
@@ -123,47 +119,22 @@ async def _replay(effect: ReplayUnit, world: World) -> None:
 
 
 async def _compare(effect: CompareOutputs, world: World) -> None:
-    verdict, sentence = await _judge(effect, world)
-    world.log.info("outputs compared", verdict=verdict.name, comparison=sentence)
+    receipt_hash = effect.request.receipt_hash
+    if receipt_hash in world.comparing:
+        return
+    world.comparing.add(receipt_hash)
+    try:
+        bench = Bench(content=world.content, runner=world.runner, folder=world.folder)
+        outcome = await compare(effect, bench)
+    finally:
+        world.comparing.discard(receipt_hash)
+    world.log.info("outputs compared", verdict=outcome.verdict.name, comparison=outcome.sentence)
     await world.post(
         OutputsCompared(
-            receipt_hash=effect.receipt_hash,
-            verdict=verdict,
-            comparison=sentence,
+            receipt_hash=receipt_hash,
+            verdict=outcome.verdict,
+            rule=outcome.rule,
+            comparison=outcome.sentence,
             at=world.clock.now(),
         )
     )
-
-
-async def _judge(effect: CompareOutputs, world: World) -> tuple[Verdict, str]:
-    if effect.own_output == effect.their_output:
-        return Verdict.MATCH, "both outputs have the same CID"
-    if effect.rule.rule == "bytes":
-        return Verdict.MISMATCH, "the outputs have different CIDs and must be equal by bytes"
-    try:
-        own = await _read_output(effect.own_output, world)
-        await world.content.fetch(
-            effect.their_output,
-            sources=effect.sources,
-            deadline_s=FETCH_SECONDS_MAX,
-            max_bytes=min(OUTPUT_BYTES_MAX, effect.their_bytes + effect.their_bytes // 50 + 65_536),
-        )
-        theirs = await _read_output(effect.their_output, world)
-    except ContentError as error:
-        return Verdict.INCONCLUSIVE, f"an output could not be read: {error.message}"
-    return await trio.to_thread.run_sync(compare_outputs, own, theirs, effect.rule)
-
-
-async def _read_output(cid: str, world: World) -> dict[str, bytes]:
-    """Read an output folder as relative file name to bytes."""
-    target = world.folder / f"compare-{make_nonce().hex()}"
-    try:
-        await world.content.export(cid, target, max_bytes=OUTPUT_BYTES_MAX)
-        return await trio.to_thread.run_sync(_read_folder, target)
-    finally:
-        await trio.to_thread.run_sync(lambda: shutil.rmtree(target, ignore_errors=True))
-
-
-def _read_folder(root: Path) -> dict[str, bytes]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}

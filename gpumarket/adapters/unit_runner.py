@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from gpumarket.adapters.execution import (
     RunResult,
     Sandbox,
 )
+from gpumarket.protocol.comparison import OWN_PATH, THEIRS_PATH, ProgramRule
+from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Cid
 from gpumarket.protocol.job import JobSpec, make_unit_env
 from gpumarket.protocol.units import MS_PER_SECOND
@@ -91,6 +94,29 @@ class UnitRunner:
         )
         return await self._sandbox.run(request, on_output=on_output)
 
+    async def run_comparator(
+        self, job: JobSpec, unit: int, *, name: str, job_id: str, own: Path, theirs: Path
+    ) -> RunResult:
+        """Run the comparator of a `program` rule on two exported outputs, as the job itself is."""
+        rule = job.verify.comparison
+        if not isinstance(rule, ProgramRule):
+            raise LocalProtocolError(f"the rule {rule.name} has no comparator to run")
+        folder = self._runs / name
+        await trio.to_thread.run_sync(self._make_run_folder, folder)
+        request = make_request(
+            job, unit, name=name, job_id=job_id, inputs=self._inputs, output_folder=folder
+        )
+        outputs = []
+        for path, place in ((own, OWN_PATH), (theirs, THEIRS_PATH)):
+            await trio.to_thread.run_sync(_make_readable, path)
+            outputs.append(InputMount(host_path=path, container_path=place))
+        try:
+            return await self._sandbox.run(
+                replace(request, argv=rule.command, inputs=(*request.inputs, *outputs))
+            )
+        finally:
+            await trio.to_thread.run_sync(_remove_tree, folder)
+
     async def store(self, name: str) -> tuple[Cid, int]:
         """Add a run's output to the content store and pin it; returns its CID and file bytes."""
         folder = self._runs / name
@@ -98,6 +124,10 @@ class UnitRunner:
         cid = await self._content.add_directory(folder)
         await self._content.pin(cid, f"run-{name}")
         return cid, size
+
+    def find_input(self, cid: Cid) -> Path:
+        """Return the file or folder that a prepared job's input lies in."""
+        return self._inputs / cid
 
     def find_output(self, name: str) -> Path:
         """Return the folder that a run writes its output to."""

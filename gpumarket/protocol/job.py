@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.comparison import BytesRule, Comparison, DecimalText
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Address, Cid, Hash32, ImageDigest, ShortText
 from gpumarket.protocol.units import PPM, U32, U64, Amount, ShareInPpm
@@ -23,8 +24,6 @@ UNITS_MAX = 10_000
 CRITICAL_MAX = 256
 """Units that one job may name as critical."""
 ContainerPath = Annotated[str, Meta(pattern=r"^/(?!.*\.\.)[A-Za-z0-9._/-]*\Z", max_length=200)]
-DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?\Z", max_length=32)]
-"""A non-negative decimal as text, since documents hold no floats."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,17 +85,6 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prefer: Literal["cheapest", "fastest", "most_reliable", "balanced"] = "balanced"
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When two outputs of one task count as the same."""
-
-    rule: Literal["bytes", "npy"] = "bytes"
-    files: ShortText = "*"
-    """Glob of the files the rule covers; all others are compared by bytes."""
-    rtol: DecimalText = "0"
-    atol: DecimalText = "0"
-    cosine_min: DecimalText = "0"
-
-
 class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much is re-executed: enough to catch a forged share, and to make forging not pay."""
 
@@ -112,11 +100,20 @@ class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How likely a sampled forged unit is really flagged: less than certain for a loose rule."""
     critical: Annotated[tuple[U32, ...], Meta(max_length=CRITICAL_MAX)] = ()
     """Units that are always done again, whatever the seed draws."""
-    comparison: Comparison = Comparison()
+    comparison: Comparison = BytesRule()
 
     def pool(self) -> VerifyPolicy:
         """Return what says with whom units are sampled: all of it but rule and critical units."""
-        return msgspec.structs.replace(self, comparison=Comparison(), critical=())
+        return msgspec.structs.replace(self, comparison=BytesRule(), critical=())
+
+    @property
+    def needs_class(self) -> bool:
+        """Whether only machines of one reproducibility class can tell right from wrong."""
+        return isinstance(self.comparison, BytesRule)
+
+    def proves_nothing(self, own_class: Hash32, their_class: Hash32) -> bool:
+        """Say whether another output blames nobody: bytes may differ between classes."""
+        return self.needs_class and own_class != their_class
 
     def compute_pool_hash(self) -> Hash32:
         """Return the content hash of `pool`: units of a provider with an equal one are a pool."""

@@ -136,7 +136,11 @@ class VerifierMachine(RuleBasedStateMachine):
     def compare(self, number: int, verdict: Verdict) -> None:
         number = self.aim(number, CheckState.COMPARING)
         event = OutputsCompared(
-            receipt_hash=bytes([number]) * 32, verdict=verdict, comparison="so", at=self.now
+            receipt_hash=bytes([number]) * 32,
+            verdict=verdict,
+            rule="bytes",
+            comparison="so",
+            at=self.now,
         )
         self.decide(event)
 

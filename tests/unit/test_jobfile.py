@@ -13,6 +13,7 @@ from gpumarket.jobfile import (
     load_job_file,
     parse_job_text,
 )
+from gpumarket.protocol.comparison import NpyRule
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.job import UNITS_MAX
@@ -263,7 +264,7 @@ def test_every_field_arrives_in_the_spec() -> None:
         + "placement: {isolation: gvisor, countries: [DE], min_reputation: 0.9, min_stake: 5 USDC,"
         + f" providers: ['0x{'11' * 20}', '!0x{'22' * 20}']}}\n"
         + "verify: {mode: sample, rate: 0.1, forged: 0.02, confidence: 0.999, min_units: 2,"
-        + " compare: {files: '*.npy', as: npy, rtol: 0.001, cosine: 0.99}}\n"
+        + " compare: {files: '*.npy', as: npy, rtol: 0.001, tau: 1e-3}}\n"
         + "limits: {queue: 1h30m, run: 45m}\nretry: {max: 2, avoid_failed_providers: false}\n"
     )
     spec = resolve_job(read(text), make_contents())
@@ -283,7 +284,7 @@ def test_every_field_arrives_in_the_spec() -> None:
     assert spec.verify.forged_share_ppm == 20_000
     assert spec.verify.confidence_ppm == 999_000
     assert spec.verify.units_min == 2
-    assert (spec.verify.comparison.rule, spec.verify.comparison.rtol) == ("npy", "0.001")
+    assert spec.verify.comparison == NpyRule(rtol="0.001", tau="0.001")
     assert (spec.limits.queue_seconds, spec.limits.run_seconds) == (5400, 2700)
     assert (spec.retry.attempts_max, spec.retry.avoid_failed_providers) == (2, False)
 
@@ -335,7 +336,6 @@ def test_a_resource_that_cannot_be_meant_is_refused(field: str, code: str) -> No
         "placement: {countries: ['!DE']}",
         "verify: {mode: replicate}",
         "verify: {mode: sample, unit: checkpoint_interval}",
-        "verify: {mode: full, compare: {files: '*', as: safetensors}}",
         "limits: {deadline: '2026-01-02T03:04:05Z'}",
         "outputs: [{from: /out, encrypt: requester}]",
         "outputs: [{from: /out, to: none}]",

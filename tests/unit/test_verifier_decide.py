@@ -69,7 +69,10 @@ def replay(state: Verifier, number: int = 1, exit_code: int = 0) -> list[object]
 
 
 def an_opening(
-    state: Verifier, signer: PrivateKey = PROVIDER, **changes: object
+    state: Verifier,
+    signer: PrivateKey = PROVIDER,
+    repro_class: bytes = bytes(32),
+    **changes: object,
 ) -> Signed[Opening]:
     seal = state.checks[b"\1" * 32].seal
     fields: dict[str, object] = {
@@ -80,7 +83,7 @@ def an_opening(
             input_hash=bytes(32),
             output=THEIRS,
             output_bytes=9,
-            repro_class=bytes(32),
+            repro_class=repro_class,
             duration_ms=4,
             salt=b"s" * 32,
         ),
@@ -95,8 +98,12 @@ def reveal(state: Verifier, opening: Signed[Opening]) -> list[object]:
     return list(state.decide(event))
 
 
-def compare(state: Verifier, verdict: Verdict = Verdict.MATCH) -> list[object]:
-    event = OutputsCompared(receipt_hash=b"\1" * 32, verdict=verdict, comparison="equal", at=40)
+def compare(
+    state: Verifier, verdict: Verdict = Verdict.MATCH, rule: str = "bytes"
+) -> list[object]:
+    event = OutputsCompared(
+        receipt_hash=b"\1" * 32, verdict=verdict, rule=rule, comparison="so", at=40
+    )
     return list(state.decide(event))
 
 
@@ -107,7 +114,7 @@ def test_a_check_is_replayed_sealed_compared_and_attested() -> None:
     assert isinstance(sealed, SendSeal)
     [comparing] = reveal(state, an_opening(state))
     assert isinstance(comparing, CompareOutputs)
-    assert (comparing.own_output, comparing.their_output) == (OWN, THEIRS)
+    assert (comparing.own.output, comparing.theirs.output) == (OWN, THEIRS)
     [attested] = compare(state, Verdict.MISMATCH)
     assert isinstance(attested, SendAttestation)
     assert attested.attestation.verdict == Verdict.MISMATCH
@@ -161,6 +168,26 @@ def test_a_program_that_fails_here_proves_nothing() -> None:
     [attested] = reveal(state, an_opening(state))
     assert isinstance(attested, SendAttestation)
     assert attested.attestation.verdict == Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("repro_class", "found", "rule", "attested"),
+    [
+        (bytes(32), Verdict.MISMATCH, "bytes", Verdict.MISMATCH),
+        (b"\1" * 32, Verdict.MISMATCH, "bytes", Verdict.INCONCLUSIVE),
+        (b"\1" * 32, Verdict.MISMATCH, "npy", Verdict.MISMATCH),
+        (b"\1" * 32, Verdict.MATCH, "bytes", Verdict.MATCH),
+    ],
+)
+def test_bytes_that_differ_between_classes_blame_nobody(
+    repro_class: bytes, found: Verdict, rule: str, attested: Verdict
+) -> None:
+    state = a_sealed_verifier()
+    reveal(state, an_opening(state, repro_class=repro_class))
+    [effect] = compare(state, found, rule)
+    assert isinstance(effect, SendAttestation)
+    assert effect.attestation.verdict == attested
+    assert ("different classes" in effect.evidence.comparison) == (found != attested)
 
 
 def test_every_outstanding_answer_comes_again_after_a_restart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpumarket.comparing.judging import Outcome, judge
 from gpumarket.protocol.attestation import Attestation, Evidence, OwnResult, Seal, Verdict
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
@@ -151,6 +152,7 @@ def _reveal(state: VerifierState, event: ResultRevealed) -> list[Effect]:
         failed = OutputsCompared(
             receipt_hash=opening.receipt_hash,
             verdict=Verdict.INCONCLUSIVE,
+            rule="bytes",
             comparison=f"the program exited with {check.own.exit_code} here",
             at=event.at,
         )
@@ -179,14 +181,18 @@ def _attest(state: VerifierState, event: OutputsCompared) -> list[Effect]:
         return []
     if check.own is None or check.opening is None:
         return []
+    outcome = judge(
+        Outcome(event.verdict, event.rule, event.comparison),
+        is_same_class=check.own.repro_class == check.opening.body.result.repro_class,
+    )
     check.evidence = Evidence(
         own=check.own,
         opening_hash=compute_content_hash(check.opening.body),
-        comparison=event.comparison,
+        comparison=outcome.sentence,
     )
     check.attestation = Attestation(
         receipt_hash=event.receipt_hash,
-        verdict=int(event.verdict),
+        verdict=int(outcome.verdict),
         evidence_hash=compute_content_hash(check.evidence),
         issued_at=event.at,
     )
@@ -225,13 +231,10 @@ def _answer_again(check: Check) -> list[Effect]:
 def _compare(check: Check) -> CompareOutputs:
     if check.own is None or check.opening is None:
         raise RemoteProtocolError("a comparison needs both results")
-    result = check.opening.body.result
     return CompareOutputs(
-        receipt_hash=check.request.receipt_hash,
-        own_output=check.own.output,
-        their_output=result.output,
-        their_bytes=result.output_bytes,
-        rule=check.request.job.verify.comparison,
+        request=check.request,
+        own=check.own,
+        theirs=check.opening.body.result,
         sources=check.sources,
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from gpumarket.protocol.attestation import Attestation, Evidence, Seal
-from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
-from gpumarket.protocol.job import Comparison
+from gpumarket.protocol.attestation import Attestation, Evidence, OwnResult, Seal
+from gpumarket.protocol.ids import Address, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.messages import CheckRequested
+from gpumarket.protocol.receipt import UnitResult
 
 
 class _Effect(msgspec.Struct, frozen=True, tag=True):
@@ -30,11 +30,9 @@ class SendSeal(_Effect, frozen=True, kw_only=True):
 class CompareOutputs(_Effect, frozen=True, kw_only=True):
     """Fetch the provider's output and compare; answered by OutputsCompared."""
 
-    receipt_hash: Hash32
-    own_output: Cid
-    their_output: Cid
-    their_bytes: int
-    rule: Comparison
+    request: CheckRequested
+    own: OwnResult
+    theirs: UnitResult
     sources: tuple[Multiaddr, ...]
 
 

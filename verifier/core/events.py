@@ -64,10 +64,12 @@ class ResultRevealed(_Event, frozen=True, kw_only=True):
 
 
 class OutputsCompared(_Event, frozen=True, kw_only=True):
-    """Both outputs were compared by the signed rule."""
+    """Both outputs were compared by the signed rule, whatever machines they came from."""
 
     receipt_hash: Hash32
     verdict: Verdict
+    rule: str
+    """The rule that decided, which for some files is `bytes` whatever the job's is."""
     comparison: str
     at: int
 
