@@ -10,12 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gpumarket.protocol.audit_checks import (
-    check_assignments,
-    check_openings,
-    check_samples,
-    check_verifiers,
-)
+from gpumarket.protocol.audit_checks import check_openings, check_verifiers
 from gpumarket.protocol.audit_commits import check_commitments, check_seeds
 from gpumarket.protocol.audit_money import (
     check_balance,
@@ -23,6 +18,7 @@ from gpumarket.protocol.audit_money import (
     check_payments,
     check_settlement,
 )
+from gpumarket.protocol.audit_samples import check_assignments, check_samples
 from gpumarket.protocol.errors import GpuMarketError
 from gpumarket.protocol.evidence import (
     AuditVerdict,

@@ -1,4 +1,4 @@
-"""Audit, second part: the sample was drawn by the seed, checked blind, and opened afterwards."""
+"""Audit, third part: what was sampled was checked blind, and opened afterwards."""
 
 from __future__ import annotations
 
@@ -14,90 +14,18 @@ from gpumarket.protocol.evidence import (
     MissingEvidence,
     require,
 )
-from gpumarket.protocol.ids import Address, Hash32, format_short
+from gpumarket.protocol.ids import Hash32, format_short
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution
 from gpumarket.protocol.proof_reading import (
     find_commit,
+    index_epoch_receipts,
     index_receipts,
     iterate_own_leaves,
     list_openings,
-    list_own_work,
     list_paid,
 )
 from gpumarket.protocol.receipt import Receipt, compute_input_hash
-from gpumarket.protocol.sampling import assign_verifier, compute_sample_size, draw_sample
 from gpumarket.protocol.signing import Signed, verify
-
-
-def check_samples(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
-    """Check that exactly the results that the seed drew were checked, or else not paid."""
-    sampled = total = undecided = 0
-    for epoch in proof.epochs:
-        expected = _draw_expected(proof, epoch)
-        rejected = set(epoch.rejected_receipts)
-        checks = [check.attestation.body.receipt_hash for check in epoch.checks]
-        checked = set(checks)
-        require(len(checks) == len(checked), "a result was checked twice")
-        # A provider that never opened has no checks, and none of its receipts is paid.
-        missing = expected - checked - rejected
-        require(not missing, f"{len(missing)} sampled results were paid without a check")
-        require(checked <= expected, "a result was checked that the seed did not draw")
-        sampled += len(expected)
-        undecided += len(expected - checked)
-        total += len(index_receipts(proof, epoch))
-    return Finding(
-        f"sample recomputed from the seed: {sampled} of {total} results, all as used",
-        f"{undecided} of them ended without a verdict and are not paid" if undecided else "",
-    )
-
-
-def _draw_expected(proof: ProofOfExecution, epoch: EpochProof) -> set[Hash32]:
-    expected: set[Hash32] = set()
-    for work in epoch.document.work:
-        hashes = [receipt.body.compute_struct_hash() for receipt in list_own_work(proof, work)]
-        size = compute_sample_size(proof.job.verify, len(hashes))
-        provider = work.root.body.provider
-        drawn = draw_sample(epoch.seed, provider, count=len(hashes), size=size)
-        expected |= {hashes[index] for index in drawn}
-    return expected
-
-
-# ---- verifiers -----------------------------------------------------------------------------
-
-
-def check_assignments(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
-    """Check who checked: the verifier that the seed draws from those committed, or a stand-in."""
-    total = as_drawn = 0
-    for epoch in proof.epochs:
-        for check in epoch.checks:
-            is_own_job = check.seal.signer == proof.order.body.requester
-            require(not is_own_job, "the requester checked its own job")
-            total += 1
-            as_drawn += check.seal.signer == find_first_choice(proof, epoch, check)
-    stand_ins = total - as_drawn
-    return Finding(
-        f"{as_drawn} of {total} checks by the verifier that the seed draws from those committed",
-        f"{stand_ins} by another: that the one drawn was away, late or unwilling is not on record"
-        if stand_ins
-        else "",
-    )
-
-
-def find_first_choice(
-    proof: ProofOfExecution, epoch: EpochProof, check: CheckProof
-) -> Address | None:
-    """
-    Return the verifier that the seed draws for a check, or None where none was committed.
-
-    Neither the provider nor the requester is eligible; verifiers of the provider's own
-    reproducibility class come before all others.
-    """
-    result = check.opening.body.result
-    barred = (result.provider, proof.order.body.requester)
-    cards = [c.body for c in epoch.document.verifiers if c.body.verifier not in barred]
-    same = [card.verifier for card in cards if card.repro_class == result.repro_class]
-    eligible = same or [card.verifier for card in cards]
-    return assign_verifier(epoch.seed, check.attestation.body.receipt_hash, eligible)
 
 
 def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
@@ -110,6 +38,8 @@ def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding
             _check_parties(proof, commit, check, evidence)
             _check_blindness(check)
             verdict = _check_verdict(check)
+            if check.attestation.body.receipt_hash in index_receipts(proof, epoch):
+                _check_class(proof, check)
             verdicts[verdict] += 1
             differing += verdict is Verdict.MATCH and not _is_same_output(check)
     match, mismatch = verdicts[Verdict.MATCH], verdicts[Verdict.MISMATCH]
@@ -146,7 +76,7 @@ def _check_blindness(check: CheckProof) -> None:
     task = (opening.result.order_hash, opening.result.unit)
     is_one = (seal.order_hash, seal.unit) == task == (own.order_hash, own.unit)
     require(is_one, "a verifier's result is of another task")
-    is_after = opening.seal_hash == compute_content_hash(seal)
+    is_after = compute_content_hash(seal) in opening.seal_hashes
     require(is_after, "a result was opened before the verifier had sealed its own")
     require(seal.sealed == own.compute_hash(), "a seal does not hold its result")
     is_bound = attestation.evidence_hash == compute_content_hash(check.evidence)
@@ -166,6 +96,13 @@ def _check_verdict(check: CheckProof) -> Verdict:
     return verdict
 
 
+def _check_class(proof: ProofOfExecution, check: CheckProof) -> None:
+    own, theirs = check.evidence.own.repro_class, check.opening.body.result.repro_class
+    is_mismatch = check.attestation.body.verdict == Verdict.MISMATCH
+    is_blame = is_mismatch and proof.job.verify.proves_nothing(own, theirs)
+    require(not is_blame, "a mismatch was stated on bytes of another class of machine")
+
+
 def _is_same_output(check: CheckProof) -> bool:
     return parse_cid(check.evidence.own.output) == parse_cid(check.opening.body.result.output)
 
@@ -177,7 +114,7 @@ def check_openings(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding
     """Check that every opened result is the committed one, and that who is paid opened all."""
     opened: set[Hash32] = set()
     for epoch in proof.epochs:
-        receipts = index_receipts(proof, epoch)
+        receipts = index_epoch_receipts(epoch)
         for opening in list_openings(epoch):
             body = verify(opening, proof.domain).body
             require(body.receipt_hash not in opened, "a result was opened twice")
@@ -186,6 +123,7 @@ def check_openings(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding
             if receipt is not None:
                 _check_opening(proof, opening, receipt)
             opened.add(body.receipt_hash)
+        _check_seals_named(epoch)
     if not proof.settlements:
         raise MissingEvidence("which results had to be opened is not known before settlement")
     units = proof.order.body.units
@@ -203,12 +141,23 @@ def _check_opening(proof: ProofOfExecution, opening: Signed[Opening], receipt: R
     require(opening.signer == receipt.provider, "a result was opened by somebody else")
     is_same = result.compute_hash() == receipt.result_hash
     require(is_same, "an opened result is not the committed one")
-    asked = compute_input_hash(proof.order.body.job_hash, receipt.unit)
-    require(result.input_hash == asked, "a result answers another question")
+    if receipt.order_hash == proof.order.body.compute_struct_hash():
+        asked = compute_input_hash(proof.order.body.job_hash, receipt.unit)
+        require(result.input_hash == asked, "a result answers another question")
     position = (result.order_hash, result.unit, result.provider)
     committed = (receipt.order_hash, receipt.unit, receipt.provider)
     require(position == committed, "a result was moved to another place")
     parse_cid(result.output)
+
+
+def _check_seals_named(epoch: EpochProof) -> None:
+    seals = Counter(check.attestation.body.receipt_hash for check in epoch.checks)
+    for opening in list_openings(epoch):
+        names = opening.body.seal_hashes
+        is_named = len(names) >= seals[opening.body.receipt_hash]
+        require(
+            is_named and list(names) == sorted(set(names)), "an opening names its seals wrongly"
+        )
 
 
 def _check_all_opened(proof: ProofOfExecution, opened: set[Hash32]) -> None:

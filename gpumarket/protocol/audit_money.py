@@ -84,10 +84,16 @@ def check_forgeries_unpaid(proof: ProofOfExecution, _evidence: ChainEvidence) ->
 
 
 def _find_forgers(epoch: EpochProof, paid: set[Hash32]) -> set[Address]:
+    # In a pool all stand or fall together, so what was found in another job counts here.
     forgers: set[Address] = set()
+    matched = {
+        check.attestation.body.receipt_hash
+        for check in epoch.checks
+        if check.attestation.body.verdict == Verdict.MATCH
+    }
     for check in epoch.checks:
         attestation = check.attestation.body
-        if attestation.verdict != Verdict.MATCH:
+        if attestation.receipt_hash not in matched:
             require(attestation.receipt_hash not in paid, "a result that failed was paid")
         if attestation.verdict == Verdict.MISMATCH:
             forgers.add(check.opening.signer)

@@ -19,6 +19,7 @@ from gpumarket.protocol.evidence import (
     ChainEvidence,
     CommitFact,
     LeafName,
+    PayoutChange,
     SeedFact,
     StakeChange,
 )
@@ -79,7 +80,9 @@ class Ledger:
     burnt: int = 0
     """Slashed, and nobody's for good."""
     verifier_stakes: dict[Address, list[StakeChange]] = field(default_factory=dict)
+    provider_stakes: dict[Address, list[StakeChange]] = field(default_factory=dict)
     payouts: dict[Address, Address] = field(default_factory=dict)
+    payout_changes: list[PayoutChange] = field(default_factory=list)
     roles: dict[Address, int] = field(default_factory=dict)
     commits: dict[tuple[Address, int], CommitFact] = field(default_factory=dict)
     seeds: dict[tuple[Address, int], SeedFact] = field(default_factory=dict)
@@ -128,6 +131,8 @@ def make_evidence(
         batches=ledger.batches,
         block_hashes=block_hashes,
         verifier_stakes={who: tuple(each) for who, each in ledger.verifier_stakes.items()},
+        provider_stakes={who: tuple(each) for who, each in ledger.provider_stakes.items()},
+        payouts=tuple(ledger.payout_changes),
         voided=frozenset(ledger.voided),
         settled_directly=frozenset(ledger.settled_directly),
     )
@@ -184,7 +189,7 @@ def _unbond(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
 
 def _stake(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
     ledger.roles[args["operator"]] = args["role"]
-    ledger.payouts[args["operator"]] = args["payout"]
+    _set_payout(ledger, args["operator"], args["payout"], event.block)
     _change_stake(ledger, args["operator"], args["amount"], event.block)
 
 
@@ -194,13 +199,18 @@ def _unstake(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
 
 def _change_stake(ledger: Ledger, operator: Address, amount: int, block: int) -> None:
     _move(ledger.stake, operator, amount)
-    if ledger.roles.get(operator) == ROLE_VERIFIER:
-        changes = ledger.verifier_stakes.setdefault(operator, [])
-        changes.append(StakeChange(block, ledger.stake[operator]))
+    is_verifier = ledger.roles.get(operator) == ROLE_VERIFIER
+    stakes = ledger.verifier_stakes if is_verifier else ledger.provider_stakes
+    stakes.setdefault(operator, []).append(StakeChange(block, ledger.stake[operator]))
 
 
-def _change_payout(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
-    ledger.payouts[args["payee"]] = args["payout"]
+def _change_payout(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
+    _set_payout(ledger, args["payee"], args["payout"], event.block)
+
+
+def _set_payout(ledger: Ledger, payee: Address, payout: Address, block: int) -> None:
+    ledger.payouts[payee] = payout
+    ledger.payout_changes.append(PayoutChange(block, payee, payout))
 
 
 def _claim(ledger: Ledger, args: Mapping[str, Any], _event: Event) -> None:
@@ -232,7 +242,6 @@ def _post_batch(ledger: Ledger, args: Mapping[str, Any], event: Event) -> None:
         payees=payees,
         lanes=args["lanes"],
         root=args["root"],
-        tx_hash=event.tx_hash,
         escrow_before={each: ledger.escrow.get(each, 0) for each in requesters},
         credit_before={each: ledger.credit.get(each, 0) for each in payees},
     )

@@ -16,6 +16,7 @@ from gpumarket.protocol.ids import Hash32
 from gpumarket.protocol.proof import (
     CheckProof,
     EpochProof,
+    OpenedWork,
     ProofOfExecution,
     ProviderWork,
     SettlementProof,
@@ -87,18 +88,39 @@ def index_all_receipts(proof: ProofOfExecution) -> dict[Hash32, Signed[Receipt]]
     }
 
 
+def index_epoch_receipts(epoch: EpochProof) -> dict[Hash32, Receipt]:
+    """Return all receipts of an epoch that are shown, of whatever order, by struct hash."""
+    return {
+        receipt.body.compute_struct_hash(): receipt.body
+        for work in epoch.document.work
+        for receipt in work.receipts
+    }
+
+
+def locate_receipts(work: ProviderWork) -> dict[int, Signed[Receipt]]:
+    """Return the receipts of a provider that are shown by their places among its leaves."""
+    places = work.places if isinstance(work, OpenedWork) else range(len(work.receipts))
+    return dict(zip(places, work.receipts, strict=True))
+
+
+def list_own_checks(proof: ProofOfExecution, epoch: EpochProof) -> list[CheckProof]:
+    """Return the checks of an epoch that are of this order's results."""
+    own = index_receipts(proof, epoch)
+    return [check for check in epoch.checks if check.attestation.body.receipt_hash in own]
+
+
 def index_checks(proof: ProofOfExecution) -> dict[Hash32, CheckProof]:
-    """Return all checks by the struct hash of their attestation, which is what is paid for."""
+    """Return this order's checks by the struct hash of their attestation, which is paid for."""
     return {
         check.attestation.body.compute_struct_hash(): check
         for epoch in proof.epochs
-        for check in epoch.checks
+        for check in list_own_checks(proof, epoch)
     }
 
 
 def list_openings(epoch: EpochProof) -> list[Signed[Opening]]:
-    """Return every opened result of an epoch, sampled or not."""
-    return [*epoch.openings, *(check.opening for check in epoch.checks)]
+    """Return every opened result of an epoch, sampled or not; once where two checks show it."""
+    return [*epoch.openings, *dict.fromkeys(check.opening for check in epoch.checks)]
 
 
 def iterate_own_leaves(proof: ProofOfExecution) -> Iterator[tuple[Lane, PaymentLeaf]]:
