@@ -95,6 +95,7 @@ def resolve_job(job: JobFile, contents: Contents) -> JobSpec:
     check_supported(job)
     document = job.document
     split, units = _resolve_split(job, contents)
+    _check_critical(job, units)
     image = contents.image
     return JobSpec(
         name=document.get("name", ""),
@@ -363,6 +364,21 @@ def _resolve_split(job: JobFile, contents: Contents) -> tuple[Split | None, int]
     return Split(over=over, by=entry["by"], size=entry["size"], items=items), units
 
 
+def _check_critical(job: JobFile, units: int) -> None:
+    critical = job.document.get("verify", {}).get("critical", ())
+    found = [
+        job.make_mistake(
+            "GM-1123",
+            ("verify", "critical", index),
+            f"there is no task {unit}: the job has {units}, from 0",
+        )
+        for index, unit in enumerate(critical)
+        if unit >= units
+    ]
+    if found:
+        raise InvalidJobFile(job.name, found)
+
+
 def _count_items(job: JobFile, entry: Mapping[str, Any], contents: Contents) -> int:
     if entry["by"] == "index":
         return int(entry["items"])
@@ -420,6 +436,9 @@ def _resolve_verify(entry: Mapping[str, Any]) -> VerifyPolicy:
         forged_share_ppm=forged,
         confidence_ppm=confidence,
         units_min=entry.get("min_units", standard.units_min),
+        bribe_ppm=to_ppm(entry.get("bribe", 0)),
+        power_ppm=to_ppm(entry.get("power", 1)),
+        critical=tuple(sorted(entry.get("critical", ()))),
         comparison=_resolve_comparison(entry.get("compare", "bytes")),
     )
 

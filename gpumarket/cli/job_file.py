@@ -206,11 +206,13 @@ def _format_checks(plan: Plan) -> str:
         return "none: nothing is done again, results are taken on trust"
     if policy.mode == "full":
         return f"every task is done again by a verifier, up to {plan.prices.checks} checks"
+    critical = ", ".join(str(unit) for unit in policy.critical)
     return (
         f"a verifier does tasks again, drawn after all is committed; up to {plan.prices.checks}, "
+        f"no fewer than {policy.units_min} of a provider's pool, "
         f"so that {policy.forged_share_ppm / 10_000:g} % forged is found "
         f"with {policy.confidence_ppm / 10_000:g} %"
-    )
+    ) + (f"; always tasks {critical}" if critical else "")
 
 
 def _format_cost(plan: Plan) -> str:

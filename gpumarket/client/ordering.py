@@ -17,9 +17,9 @@ from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, parse_address
 from gpumarket.protocol.job import JobSpec, VerifyPolicy, compute_verify_hash
 from gpumarket.protocol.order import Order
-from gpumarket.protocol.sampling import compute_sample_size
+from gpumarket.protocol.sampling import OVERLAP_PPM, compute_sample_size
 from gpumarket.protocol.signing import Domain, PrivateKey, Signed
-from gpumarket.protocol.units import Amount, Timestamp, format_money
+from gpumarket.protocol.units import PPM, Amount, Timestamp, format_money
 
 SETTLE_SECONDS: Final = 86_400
 """Time for checks and settlement after the last task could have ended."""
@@ -132,20 +132,26 @@ def check_network(market: Market, *, chain_id: int | None, contract: str) -> Non
         )
 
 
-def estimate_checks(policy: VerifyPolicy, units: int, *, providers: int) -> int:
+def estimate_checks(policy: VerifyPolicy, units: int, *, providers: int, budget: Amount) -> int:
     """
     Return for how many re-executions an order should pay.
 
-    The sample of `units` spread evenly over `providers`, and once more the share of one
-    provider, whose work may be found forged and done again.
+    The sample of `units` spread evenly over `providers`, all of them newcomers without a stake,
+    with the critical tasks; once more the share of one provider, whose work may be found forged
+    and done again; and second checks where two verifiers overlap.
     """
     if policy.mode == "none":
         return 0
+
+    def estimate(count: int) -> int:
+        size = compute_sample_size(policy, count, price=budget, stake=0, audited=0)
+        return min(count, size + len(policy.critical))
+
     spread = max(1, min(units, providers))
     low, extra = divmod(units, spread)
-    sampled = (spread - extra) * compute_sample_size(policy, low)
-    sampled += extra * compute_sample_size(policy, low + 1)
-    return min(units, sampled) + compute_sample_size(policy, -(-units // spread))
+    sampled = (spread - extra) * estimate(low) + extra * estimate(low + 1)
+    checks = min(units, sampled) + estimate(-(-units // spread))
+    return checks + -(-checks * OVERLAP_PPM // PPM)
 
 
 def share_budget(budget: Amount, *, units: int, checks: int, fee: Amount) -> Prices:

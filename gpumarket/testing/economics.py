@@ -17,7 +17,7 @@ from typing import Final
 from gpumarket.protocol.disputes import split_slash
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.juries import JURY_SIZES, compute_quorum
-from gpumarket.protocol.sampling import compute_sample_size
+from gpumarket.protocol.sampling import NEWCOMER_HALVING, compute_sample_size
 from gpumarket.protocol.units import BASE_UNITS_PER_TOKEN, PPM
 
 DAY: Final = 86_400
@@ -79,7 +79,9 @@ class Market:
     check_cost: int = usdc("0.04")
     units: int = 1_000
     """Units of one order that one provider commits in one epoch; they are paid or lost together."""
-    sample: int = compute_sample_size(VerifyPolicy(), 1_000)
+    sample: int = compute_sample_size(
+        VerifyPolicy(), 1_000, price=0, stake=0, audited=NEWCOMER_HALVING * 10
+    )
     check_power_ppm: int = 800_000
     """Chance that a sampled forgery is flagged: the rest of the verifiers approve anything."""
     reruns: int = 5
