@@ -21,6 +21,8 @@ from gpumarket.protocol.units import PPM, U32, U64, Amount, ShareInPpm
 SPEC_BYTES_MAX = 64 * 1024
 UNITS_MAX = 10_000
 """Tasks in one job; more is more jobs."""
+POWER_MIN_PPM = 100_000
+"""A rule that flags fewer forged units than this is no check."""
 CRITICAL_MAX = 256
 """Units that one job may name as critical."""
 ContainerPath = Annotated[str, Meta(pattern=r"^/(?!.*\.\.)[A-Za-z0-9._/-]*\Z", max_length=200)]
@@ -96,7 +98,7 @@ class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Fewer are never done again where there are as many."""
     bribe_ppm: U32 = 0
     """What somebody may pay a provider for one forged unit, in millionths of the unit's price."""
-    power_ppm: ShareInPpm = PPM
+    power_ppm: Annotated[int, Meta(ge=POWER_MIN_PPM, le=PPM)] = PPM
     """How likely a sampled forged unit is really flagged: less than certain for a loose rule."""
     critical: Annotated[tuple[U32, ...], Meta(max_length=CRITICAL_MAX)] = ()
     """Units that are always done again, whatever the seed draws."""
@@ -118,6 +120,29 @@ class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def compute_pool_hash(self) -> Hash32:
         """Return the content hash of `pool`: units of a provider with an equal one are a pool."""
         return compute_content_hash(self.pool())
+
+
+class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    A training task's checkpoints: where, how often, and how many segments are done again.
+
+    A segment is what lies between two checkpoints; `training.check_plan` says what fits together.
+    """
+
+    path: ContainerPath
+    steps: Annotated[int, Meta(ge=1, le=2**40)]
+    """Steps of the whole task."""
+    interval_steps: Annotated[int, Meta(ge=1, le=2**40)]
+    bytes_max: U64 = 10**9
+    """The largest one checkpoint may be."""
+    keep: Annotated[int, Meta(ge=1, le=100)] = 2
+    """How many the task itself can still read; older ones are removed from its folder."""
+    does_resume: bool = True
+    """Whether the next provider goes on from the last checkpoint when one is lost."""
+    random_audits: Annotated[int, Meta(ge=0, le=1_000)] = 2
+    top_audits: Annotated[int, Meta(ge=0, le=1_000)] = 1
+    tolerance: DecimalText = "0.0001"
+    """Across classes: how far a segment done again may end from the first, in its own length."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
