@@ -12,10 +12,18 @@ from urllib.parse import urlsplit
 
 import click
 
-from gpumarket.cli.output import Console, Outcome, command, show_amount, show_money
-from gpumarket.config import ProviderConfig, load_config
-from gpumarket.protocol.errors import GpuMarketError
-from gpumarket.protocol.ids import format_short, parse_address
+from gpumarket.cli.output import (
+    Console,
+    Outcome,
+    command,
+    encode_amount,
+    show_amount,
+    show_money,
+    show_time,
+)
+from gpumarket.config import ProviderConfig, RoleSettings, load_config
+from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
+from gpumarket.protocol.ids import format_hex, format_short, make_job_id, parse_address
 from gpumarket.protocol.units import format_size
 from provider_node.api import URL_FILE
 
@@ -64,7 +72,21 @@ def why_idle(_console: Console, *, config: Path) -> Outcome:
     return Outcome(data=data, text="\n".join(format_idleness(data)))
 
 
-for _command in (status, why_idle):
+@command("provider.accept/1", name="accept")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_config
+def accept(_console: Console, *, file: Path, config: Path) -> Outcome:
+    """Keep a requester's acceptances of our work, from the file that it has written."""
+    found = keep_file(load_config(config, ProviderConfig).role, file)
+    text = (
+        f"{found['kept']} acceptances kept, worth {show_money(found['amount'])}"
+        f"; {found['known']} were here, {found['others']} are other providers'\n"
+        f"what no batch has paid by {found['settle_by']} the running node settles itself"
+    )
+    return Outcome(data=found, text=text)
+
+
+for _command in (status, why_idle, accept):
     provider.add_command(_command)
 
 
@@ -92,6 +114,49 @@ def read_page(config: Path, path: str) -> dict[str, Any]:
             hints=(f"gpumarket provider run --config {config}",),
         ) from error
     return answer
+
+
+def keep_file(role: RoleSettings, path: Path) -> dict[str, Any]:
+    """
+    Put what is ours of a file of approvals where the node finds it; the node may run or not.
+
+    Raises `InvalidInput` GM-1304 for a file that is none or none of this market, and where
+    nothing of it is ours.
+    """
+    from gpumarket.adapters.approvals import ApprovalFolder
+    from gpumarket.adapters.keys import find_keystore
+    from gpumarket.client.wallet import read_account
+    from gpumarket.protocol.approvals import APPROVALS_BYTES_MAX, decode_approvals_untrusted
+
+    data_dir = Path(role.data_dir)
+    me = read_account(find_keystore(data_dir)).address
+    folder = ApprovalFolder(data_dir, domain=role.domain)
+    try:
+        with path.open("rb") as file:
+            said = decode_approvals_untrusted(file.read(APPROVALS_BYTES_MAX + 1))
+        ours = [each for each in said.approvals if each.receipt.signer == me]
+        new = [each for each in ours if folder.keep(each, said.order)]
+    except (OSError, RemoteProtocolError) as error:
+        why = error.message if isinstance(error, RemoteProtocolError) else str(error)
+        raise _refuse_file(path, why) from error
+    if not ours:
+        raise _refuse_file(path, f"none of its receipts is signed by {format_hex(me)}")
+    return {
+        "job": make_job_id(said.order.compute_struct_hash()),
+        "provider": format_hex(me),
+        "kept": len(new),
+        "known": len(ours) - len(new),
+        "others": len(said.approvals) - len(ours),
+        "amount": encode_amount(sum(each.receipt.body.price for each in ours)),
+        "settle_by": show_time(said.order.settle_by),
+        "expiry": show_time(said.order.expiry),
+    }
+
+
+def _refuse_file(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"nothing of {path} can be kept", code="GM-1304", why=why, money="no money has moved"
+    )
 
 
 def format_status(data: Mapping[str, Any]) -> Iterator[str]:

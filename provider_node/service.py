@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trio
 
+from gpumarket.adapters.approvals import ApprovalFolder
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
@@ -27,10 +28,19 @@ from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import ProviderConfig
+from gpumarket.protocol.approvals import Approval, Approvals
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.errors import ChainError, InvalidInput, RemoteProtocolError
-from gpumarket.protocol.ids import Address, format_hex
-from gpumarket.protocol.messages import Declined, Message, ProviderHello, Welcome
+from gpumarket.protocol.ids import Address, Hash32, format_hex
+from gpumarket.protocol.ledger import ROLE_VERIFIER
+from gpumarket.protocol.messages import (
+    ApprovalsKept,
+    Declined,
+    Message,
+    ProviderHello,
+    ReceiptsApproved,
+    Welcome,
+)
 from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, Offer
 from gpumarket.protocol.signing import Domain, Signed
 from gpumarket.protocol.units import PPM, parse_money, parse_size
@@ -147,6 +157,7 @@ class Service:
         )
         self._figures = Figures()
         self._watch = WatchService(equipment, rules, self._figures.metrics)
+        self._approvals = ApprovalFolder(equipment.data_dir, domain=domain)
         self._work = equipment.data_dir / "work"
         self._runner = UnitRunner(content=equipment.content, sandbox=sandbox, folder=self._work)
         world = World(
@@ -224,6 +235,8 @@ class Service:
                     disk_free_bytes=shutil.disk_usage(self._equipment.data_dir).free,
                 )
             )
+        elif isinstance(message, ReceiptsApproved):
+            await self._keep_approvals(coordinator, message.approvals)
         elif isinstance(message, Declined):
             self._equipment.log.warn(
                 "a coordinator declined",
@@ -233,6 +246,33 @@ class Service:
             )
         elif not isinstance(message, Welcome):  # one answers each renewed hello
             raise RemoteProtocolError(f"a {type(message).__name__} is nothing for a provider")
+
+    async def _keep_approvals(self, coordinator: Address, said: Approvals) -> None:
+        """Write down what others say for our receipts, and answer: then it is not said again."""
+        kept: list[Hash32] = []
+        for approval in said.approvals:
+            if approval.receipt.signer != self._equipment.identity.address:
+                raise RemoteProtocolError("an approval is of somebody else's receipt")
+            try:
+                is_use = await self._is_of_use(approval)
+            except ChainError as error:
+                self._equipment.log.warn("a verifier was not looked up", reason=error.message)
+                continue  # it is said again when the coordinator is joined again
+            if is_use and await trio.to_thread.run_sync(self._approvals.keep, approval, said.order):
+                self._equipment.log.info(
+                    "a receipt is approved",
+                    receipt=approval.receipt_hash,
+                    by="requester" if approval.acceptance else "verifier",
+                )
+            kept += approval.list_words()
+        await self._link.send(coordinator, ApprovalsKept(words=tuple(kept)))
+
+    async def _is_of_use(self, approval: Approval) -> bool:
+        """Say whether the contract could heed it: the first verifier kept keeps others out."""
+        match = approval.attestation
+        if match is None:
+            return True
+        return await self._equipment.chain.read_role(match.signer) == ROLE_VERIFIER
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -257,6 +297,8 @@ class Service:
     async def _collect_garbage(self) -> None:
         while True:
             await trio.sleep(COLLECT_SECONDS)
+            oldest = self._clock.now() - self._terms.order_lifetime_seconds
+            await trio.to_thread.run_sync(partial(self._approvals.sweep, before=oldest))
             freed = await self._equipment.content.collect_garbage()
             if freed:
                 self._equipment.log.info("content was collected", freed_bytes=freed)

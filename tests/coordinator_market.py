@@ -19,6 +19,7 @@ from coordinator.core.invariants import check_state
 from coordinator.core.settings import Settings
 from coordinator.core.state import Job
 from gpumarket.protocol import messages
+from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnResult, Seal, Verdict
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
@@ -76,6 +77,8 @@ class PlayedProvider:
     signs_roots: bool = True
     opens: bool = True
     has_outputs: bool = True
+    keeps_approvals: bool = True
+    approvals: list[Approval] = field(default_factory=list)
     leases: dict[Hash32, LeaseOffer] = field(default_factory=dict)
     results: dict[Hash32, UnitResult] = field(default_factory=dict)
     receipts: dict[Hash32, Receipt] = field(default_factory=dict)
@@ -583,6 +586,10 @@ class Market:
             case messages.EpochClosed():
                 for lease_id in (*message.accepted, *message.rejected):
                     provider.leases.pop(lease_id, None)
+            case messages.ReceiptsApproved() if provider.keeps_approvals:
+                provider.approvals += message.approvals.approvals
+                words = [word for each in message.approvals.approvals for word in each.list_words()]
+                self._say(provider.address, messages.ApprovalsKept(words=tuple(words)))
             case _:
                 pass
 

@@ -22,8 +22,9 @@ from coordinator.api.views import (
     show_relaxations,
 )
 from coordinator.core.admission import NoProviderFits, check_submission, explain_demand
-from coordinator.core.events import JobCancelled, JobSubmitted
+from coordinator.core.events import JobCancelled, JobSubmitted, WorkAccepted
 from coordinator.core.order_book import is_online
+from coordinator.core.relaying import check_acceptances
 from coordinator.core.reporting import explain_job, find_job
 from coordinator.core.state import Job, State
 from gpumarket.adapters.chain import Chain
@@ -32,6 +33,7 @@ from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.metrics import Metrics
 from gpumarket.protocol.cids import ContentId, format_cid
 from gpumarket.protocol.codec import encode_document
+from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Cid, format_hex, parse_address
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
@@ -216,6 +218,25 @@ class Desk:
             raise InvalidInput("only the requester can cancel its job", code="GM-1204")
         await self.post(JobCancelled(at=self.clock.now(), order_hash=job.order_hash))
         return show_job(self.read_state(), job)
+
+    async def accept(self, name: str, acceptances: Sequence[Signed[Acceptance]]) -> Json:
+        """Tell providers that a job's requester, who must have signed, takes their work."""
+        job = self._find_job(name)
+        event = WorkAccepted(
+            at=self.clock.now(), order_hash=job.order_hash, acceptances=tuple(acceptances)
+        )
+        leases = check_acceptances(self.read_state(), event)
+        await self.post(event)
+        state = self.read_state()
+        providers = sorted({lease.provider for lease in leases.values()})
+        seats = [(who, state.providers.get(who)) for who in providers]
+        return {
+            "id": job.job_id,
+            "taken": len(leases),
+            "providers": len(providers),
+            # They get it when they join again.
+            "absent": [format_hex(who) for who, seat in seats if seat is None or not seat.session],
+        }
 
     def list_jobs(self, wanted: str) -> list[Json]:
         """Show jobs, newest first; `wanted` keeps one state."""

@@ -16,6 +16,7 @@ from gpumarket.adapters.logs import Log
 from gpumarket.protocol.car import CarDecoder, encode_car
 from gpumarket.protocol.cids import ContentId, decode_cid_untrusted
 from gpumarket.protocol.codec import from_dag_json_untrusted, to_dag_json
+from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import CancelOrder, Order
@@ -66,6 +67,7 @@ def make_app(trio_side: TrioSide, desk: Desk) -> web.Application:
             web.get("/v1/jobs/{job}/outputs", _list_outputs),
             web.get("/v1/jobs/{job}/receipt", _give_receipt),
             web.post("/v1/jobs/{job}/cancel", _cancel_job),
+            web.post("/v1/jobs/{job}/acceptances", _accept_work),
         ]
     )
     return app
@@ -287,6 +289,15 @@ async def _cancel_job(request: web.Request) -> web.Response:
     signed = from_dag_json_untrusted(json.dumps(body["cancel"]), Signed[CancelOrder])
     job = request.match_info["job"]
     return answer_json(await request.app[TRIO](request.app[DESK].cancel, job, signed))
+
+
+async def _accept_work(request: web.Request) -> web.Response:
+    body = await _read_body(request, {"acceptances"})
+    signed = from_dag_json_untrusted(
+        json.dumps(body["acceptances"]), tuple[Signed[Acceptance], ...]
+    )
+    job = request.match_info["job"]
+    return answer_json(await request.app[TRIO](request.app[DESK].accept, job, signed))
 
 
 # ---- reading requests --------------------------------------------------------------------------

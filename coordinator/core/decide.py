@@ -21,6 +21,7 @@ from coordinator.core import (
     judging,
     leases,
     placing,
+    relaying,
     sessions,
     settling,
 )
@@ -123,6 +124,8 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
             return admission.submit_job(state, event)
         case events.JobCancelled():
             return admission.cancel_job(state, event)
+        case events.WorkAccepted():
+            return relaying.take_acceptances(state, event)
         case events.EscrowSeen():
             return admission.note_escrow(state, event)
         case events.ProviderJoined():
@@ -179,6 +182,8 @@ def _hear(state: State, sender: Address, message: events.PeerMessage) -> list[Ef
             return checking.take_openings(state, sender, message)
         case messages.CheckDone():
             return judging.take_verdict(state, sender, message)
+        case messages.ApprovalsKept():
+            return relaying.take_kept(state, sender, message)
 
 
 def _begin_checks(state: State, event: events.SeedFixed) -> list[Effect]:

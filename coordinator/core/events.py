@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from gpumarket.protocol import messages
+from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.offer import Offer, VerifierCard
@@ -71,6 +72,17 @@ class JobCancelled(_Event, frozen=True, kw_only=True):
     """The requester wants no more of a job; work already finished is still checked and paid."""
 
     order_hash: Hash32
+
+
+class WorkAccepted(_Event, frozen=True, kw_only=True):
+    """
+    The requester of an order signed that it takes the work of some receipts.
+
+    `relaying.check_acceptances` on the same event raises what is wrong with it.
+    """
+
+    order_hash: Hash32
+    acceptances: tuple[Signed[Acceptance], ...]
 
 
 class EscrowSeen(_Event, frozen=True, kw_only=True):
@@ -134,6 +146,7 @@ PeerMessage = (
     | messages.CheckSealed
     | messages.ResultsOpened
     | messages.CheckDone
+    | messages.ApprovalsKept
 )
 """What providers and verifiers may say after their hello, besides progress."""
 
@@ -244,6 +257,7 @@ Event = (
     | TimePassed
     | JobSubmitted
     | JobCancelled
+    | WorkAccepted
     | EscrowSeen
     | ProviderJoined
     | ProviderLeft

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.relaying import UNHEARD_MAX
 from coordinator.core.settlement_pool import count_pool
 from coordinator.core.settling import compute_money, is_posted, list_payments
 from coordinator.core.state import (
@@ -46,6 +47,7 @@ def check_state(state: State) -> None:
         *_check_bills(state),
         *_check_batches(state),
         *_check_timers(state),
+        *_check_unheard(state),
     ]
     if problems:
         raise LocalProtocolError("; ".join(problems))
@@ -304,3 +306,14 @@ def _check_timers(state: State) -> Iterator[str]:
             waits = check.state in (CheckState.ASKED, CheckState.SHOWN)
             if waits and ("check", check.receipt_hash) not in timers:
                 yield f"a check of epoch {number} may never end"
+
+
+def _check_unheard(state: State) -> Iterator[str]:
+    if len(state.unheard) > UNHEARD_MAX:
+        yield "too much is kept for providers that do not answer"
+    receipts = {lease.receipt for lease in state.leases.values()}
+    for word, approval in state.unheard.items():
+        if approval.list_words() != (word,):
+            yield "a word for a provider has another's name"
+        if approval.receipt not in receipts:
+            yield "a word is kept for a receipt that is forgotten"

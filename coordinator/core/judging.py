@@ -12,6 +12,7 @@ from coordinator.core.epochs import close_epoch
 from coordinator.core.events import OutputFetched, OutputMissing
 from coordinator.core.leases import cancel_lease, end_with_failure
 from coordinator.core.lifecycle import CheckState, PartStage, UnitState
+from coordinator.core.relaying import relay_matches
 from coordinator.core.state import (
     Check,
     Epoch,
@@ -282,9 +283,11 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
             effects += reject_lease(state, lease, reason)
         else:
             _accept(state, part, lease)
-    matches = sum(check.verdict is Verdict.MATCH for check in checks)
+    matched = [check for check in checks if check.verdict is Verdict.MATCH]
+    words = [(state.leases[c.lease_id], c.attestation) for c in matched if c.attestation]
+    effects += relay_matches(state, words)
     accepted = sum(lease.state is LeaseState.ACCEPTED for lease in leases)
-    text = f"{matches} of {len(checks)} checks match: {accepted} tasks are accepted"
+    text = f"{len(matched)} of {len(checks)} checks match: {accepted} tasks are accepted"
     write_log(state, state.jobs[order_hash], "verified", text=text, actor=provider)
     return effects
 

@@ -16,6 +16,7 @@ from coordinator.core.epochs import make_commit, make_seed_request, request_root
 from coordinator.core.judging import find_awaited, make_fetch, make_result_shown
 from coordinator.core.lifecycle import CheckState, EpochState, PartStage
 from coordinator.core.placing import make_proposal
+from coordinator.core.relaying import list_unheard
 from coordinator.core.state import Epoch, State
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address
@@ -68,7 +69,7 @@ def list_for_provider(state: State, provider: Address) -> list[Effect]:
             effects.append(request_root(epoch, provider))
         if part is not None and part.stage is PartStage.OPENING and list_unopened(state, part):
             effects.append(make_openings_request(state, epoch, provider))
-    return effects
+    return effects + list_unheard(state, provider)
 
 
 def list_for_verifier(state: State, verifier: Address) -> list[Effect]:

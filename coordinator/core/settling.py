@@ -14,6 +14,7 @@ from coordinator.core.effects import Effect, ReadEscrow
 from coordinator.core.leases import end_lease, stop_job
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.placing import note_stall
+from coordinator.core.relaying import forget_unheard
 from coordinator.core.settlement_pool import is_in_pool, put_into_pool
 from coordinator.core.state import (
     BillRecord,
@@ -272,6 +273,7 @@ def _forget_job(state: State, job: Job) -> None:
         state.keys.pop(job.idempotency_key, None)
     for lease_id in [i for i, le in state.leases.items() if le.order_hash == job.order_hash]:
         del state.leases[lease_id]
+    forget_unheard(state, job.order_hash)
     for batch_number in {record.batch for record in job.bills if record.batch is not None}:
         keys = state.batches[batch_number].bill_keys
         if not any(key[:32] in state.jobs for key in keys):

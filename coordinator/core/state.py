@@ -27,6 +27,7 @@ from coordinator.core.lifecycle import (
 )
 from coordinator.core.reputation import DayFacts, Standing, find_today
 from coordinator.core.settings import Settings
+from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal, Verdict
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, format_hex
@@ -372,6 +373,8 @@ class State(msgspec.Struct, kw_only=True):
     posted_batches: list[int] = []
     """In the order in which their news came."""
     next_batch: int = 1
+    unheard: dict[Hash32, Approval] = {}
+    """By word: what providers have not said that they keep, oldest first; `relaying.py`."""
     pause: Pause | None = None
     """Set while batches are refused for what the coordinator lacks itself."""
     touched: dict[Hash32, None] = {}

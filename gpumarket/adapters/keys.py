@@ -78,6 +78,11 @@ def load_identity(data_dir: Path, *, password: str) -> Identity:
     )
 
 
+def find_keystore(data_dir: Path) -> Path:
+    """Return where a role's keystore is; its address can be read without opening it."""
+    return data_dir / _KEYS_FOLDER / KEYSTORE_NAME
+
+
 def write_keystore(
     path: Path, secret: bytes, *, password: str, scrypt_n: int = SCRYPT_N
 ) -> Address:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from gpumarket.adapters.chain import TxOutcome
 from gpumarket.adapters.disputes_chain import LeafRecord
+from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.bills import NO_ATTESTATION, NO_RECEIPT, find_leaf_evidence
 from gpumarket.protocol.disputes import LeafEvidence
 from gpumarket.protocol.duties import (
@@ -28,7 +29,7 @@ from gpumarket.protocol.duties import (
     TimeOut,
 )
 from gpumarket.protocol.errors import ContentError
-from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32, Signature
+from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
 from gpumarket.protocol.lease import Assignment
 from gpumarket.protocol.objections import Papers
 from gpumarket.protocol.openings import EMPTY_LEAF, LeafOpening, PostedBatch, make_opening
@@ -57,6 +58,9 @@ NOT_NEEDED: Final = LeafEvidence(
     attestation=NO_ATTESTATION,
 )
 """What is handed over where the contract looks at no evidence: for padding."""
+
+FindApproval = Callable[[Hash32, Order], Approval | None]
+"""Return what approves a receipt of an order of ours, checked."""
 
 
 class Court(Protocol):
@@ -117,7 +121,7 @@ class Court(Protocol):
         *,
         acceptance_signature: bytes,
     ) -> TxOutcome:
-        """Settle a receipt of ours without its coordinator."""
+        """Settle a receipt of ours without its coordinator; an acceptance may be missing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +132,7 @@ class Bench:
     domain: Domain
     memory: Memory
     load_papers: Callable[[KnownBatch], Awaitable[Papers | None]]
-    find_acceptance: Callable[[Hash32], Signature | None]
+    find_approval: FindApproval
     leave: Callable[[Address], Awaitable[str]]
     """Leave a coordinator that was caught; say what was done, nothing where it was done before."""
 
@@ -244,23 +248,24 @@ async def _prove_double(duty: ProveDouble, bench: Bench) -> str:
 
 
 async def _settle_direct(duty: SettleDirect, bench: Bench) -> str:
-    claim = next(
-        claim
-        for claim in bench.memory.claims.values()
-        if (claim.receipt.body.order_hash, claim.receipt.body.unit) == (duty.order_hash, duty.unit)
-    )
-    acceptance = bench.find_acceptance(claim.receipt.body.compute_struct_hash())
+    claim = bench.memory.claims[duty.key]
+    receipt_hash = claim.receipt.body.compute_struct_hash()
+    approval = bench.find_approval(receipt_hash, claim.order.body)
     is_settled = await bench.court.is_settled_directly(duty.order_hash, duty.unit)
-    if acceptance is None or is_settled:
+    if approval is None or is_settled:
         return ""
+    acceptance, match = approval.acceptance, approval.attestation
     evidence = LeafEvidence(
         order=claim.order.body,
         order_signature=claim.order.signature,
         receipt=claim.receipt.body,
         receipt_signature=claim.receipt.signature,
-        attestation=NO_ATTESTATION,
+        attestation=NO_ATTESTATION if match is None else match.body,
+        attestation_signature=b"" if match is None else match.signature,
     )
-    await bench.court.settle_direct(evidence, claim.assignment, acceptance_signature=acceptance)
+    # Where there is one the contract looks at nothing else: no verifier need be staked any more.
+    signature = b"" if acceptance is None else acceptance.signature
+    await bench.court.settle_direct(evidence, claim.assignment, acceptance_signature=signature)
     return f"settled task {duty.unit} without its coordinator"
 
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import trio
 
+from gpumarket.adapters.approvals import ApprovalFolder
 from gpumarket.adapters.batch_papers import NodeArchive
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.equipment import Equipment
 from gpumarket.adapters.metrics import Metrics
 from gpumarket.adapters.watchtower import Notice, Owner, Watchtower
-from gpumarket.protocol.codec import from_dag_json_untrusted
-from gpumarket.protocol.disputes import Acceptance
-from gpumarket.protocol.errors import ChainError, RemoteProtocolError
-from gpumarket.protocol.ids import Address, Hash32, Signature
-from gpumarket.protocol.signing import Domain, Signed, verify
+from gpumarket.protocol.errors import ChainError
+from gpumarket.protocol.ids import Address
 from gpumarket.protocol.units import Amount, format_money, parse_money
 from gpumarket.protocol.watching import OwnClaim, Viewer
 
-ACCEPTANCES_FOLDER = "acceptances"
-ACCEPTANCE_BYTES_MAX = 4_096
 BONDS_ON_DEVNET = 2
 RETRY_SECONDS = 30.0
 
@@ -52,16 +47,14 @@ class WatchService:
     ) -> None:
         """Watch until cancelled."""
         equipment = self._equipment
-        acceptances = AcceptanceFolder(
-            equipment.data_dir / ACCEPTANCES_FOLDER, domain=equipment.domain
-        )
+        approvals = ApprovalFolder(equipment.data_dir, domain=equipment.domain)
         owner = Owner(
             folder=equipment.data_dir,
             log=equipment.log,
             find_viewer=find_viewer,
             leave=leave,
             list_claims=list_claims,
-            find_acceptance=acceptances.find,
+            find_approval=approvals.find,
             tell=self._tell,
         )
         self._tower = Watchtower(
@@ -114,27 +107,3 @@ class WatchService:
 
     def _find_next_block(self) -> float:
         return 0.0 if self._tower is None else float(self._tower.next_block)
-
-
-class AcceptanceFolder:
-    """Requesters' acceptances as files, put there by whoever got them: `<receipt hash>.json`."""
-
-    def __init__(self, folder: Path, *, domain: Domain) -> None:
-        self._folder = folder
-        self._domain = domain
-
-    def find(self, receipt_hash: Hash32) -> Signature | None:
-        """Return the signature of an acceptance that is here and is somebody's."""
-        path = self._folder / f"{receipt_hash.hex()}.json"
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return None
-        try:
-            signed = from_dag_json_untrusted(
-                data, Signed[Acceptance], bytes_max=ACCEPTANCE_BYTES_MAX
-            )
-            is_this = verify(signed, self._domain).body.receipt_hash == receipt_hash
-        except RemoteProtocolError:
-            return None
-        return signed.signature if is_this else None

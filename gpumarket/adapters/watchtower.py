@@ -20,16 +20,17 @@ from gpumarket.adapters.batch_papers import Archive, drop_papers, read_papers
 from gpumarket.adapters.chain import ChainFact, Rules
 from gpumarket.adapters.first_blocks import REORG_BLOCKS
 from gpumarket.adapters.logs import Log
-from gpumarket.adapters.watch_deeds import Bench, Court, carry_out
+from gpumarket.adapters.watch_deeds import Bench, Court, FindApproval, carry_out
 from gpumarket.adapters.watch_memory import load_memory, save_memory
 from gpumarket.protocol.duties import (
     ChallengeLeaf,
     ChallengeWithheld,
     Duty,
     Objection,
+    SettleDirect,
 )
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, ContentError, LostRace
-from gpumarket.protocol.ids import Address, Hash32, Signature
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.objections import (
     Papers,
     Registry,
@@ -55,6 +56,7 @@ from gpumarket.protocol.watching import (
     list_parties,
     list_settlements,
     list_timeouts,
+    note_claim,
     note_event,
 )
 
@@ -127,7 +129,7 @@ class Owner:
     leave: Callable[[Address], Awaitable[str]]
     """Leave a coordinator that was caught; what was done, empty where it was done before."""
     list_claims: Callable[[], Sequence[OwnClaim]] = tuple
-    find_acceptance: Callable[[Hash32], Signature | None] = lambda _receipt_hash: None
+    find_approval: FindApproval = lambda _receipt_hash, _order: None
     tell: Callable[[Notice], None] = lambda _notice: None
 
 
@@ -165,6 +167,8 @@ class Watchtower:
         self._saved_block = 0
         self._looks = 0
         self._told: dict[str, None] = {}
+        self._tried: dict[bytes, int] = {}
+        """Payment lines that were tried to be settled directly, and the look at which again."""
         self._limiter = trio.CapacityLimiter(FETCHES_MAX)
         self._examining = trio.Lock()
 
@@ -202,7 +206,7 @@ class Watchtower:
         changed = await self._read_chain(memory, viewer, head)
         claims = [each for each in self._owner.list_claims() if each.order.body.expiry >= now]
         for claim in claims:
-            changed |= memory.claims.setdefault(claim.line_key, claim) is claim
+            changed |= note_claim(memory, claim)
         changed |= await self._read_batches(memory, viewer, now)
         # Before anything is done about it: what is known must not be lost with this process.
         if changed or memory.next_block >= self._saved_block + UNSAVED_BLOCKS_MAX:
@@ -374,7 +378,7 @@ class Watchtower:
             domain=self._domain,
             memory=memory,
             load_papers=self._load,
-            find_acceptance=self._owner.find_acceptance,
+            find_approval=self._owner.find_approval,
             leave=self._owner.leave,
         )
         objections = sorted(memory.objections.values(), key=lambda each: -each.price)
@@ -395,17 +399,21 @@ class Watchtower:
         return changed
 
     def _list_settlements(self, memory: Memory, viewer: Viewer, now: int) -> Sequence[Duty]:
-        names = [
-            claim.receipt.body.compute_struct_hash()
-            for claim in memory.claims.values()
-            if claim.order.body.settle_by < now
-        ]
-        approved = [name for name in names if self._owner.find_acceptance(name) is not None]
+        approved = []
+        for key, claim in memory.claims.items():
+            name, order = claim.receipt.body.compute_struct_hash(), claim.order.body
+            is_turn = self._looks >= self._tried.get(key, 0)
+            if is_turn and order.settle_by < now and self._owner.find_approval(name, order):
+                approved.append(name)
         return list_settlements(memory, viewer=viewer, approved=approved, now=now)
 
     def _strike(self, memory: Memory, duty: Duty) -> None:
         if isinstance(duty, Objection):
             memory.objections.pop(duty.spot.key, None)
+        if isinstance(duty, SettleDirect):
+            # An escrow may be filled later, so a refusal is not the end; a mined one shows soon.
+            self._tried = {k: v for k, v in self._tried.items() if k in memory.claims}
+            self._tried[duty.key] = self._looks + LOOKS_BETWEEN_TRIES
 
     async def _can_afford(self, duty: Duty, viewer: Viewer) -> bool:
         if not isinstance(duty, ChallengeLeaf | ChallengeWithheld):

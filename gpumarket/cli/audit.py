@@ -31,10 +31,6 @@ from gpumarket.client.connection import Connection
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.audit_money import BalanceChange, compute_balances
 from gpumarket.protocol.catalog import Exit
-from gpumarket.protocol.codec import (
-    decode_document_untrusted,
-    from_dag_json_untrusted,
-)
 from gpumarket.protocol.errors import (
     ChainError,
     GpuMarketError,
@@ -44,7 +40,11 @@ from gpumarket.protocol.errors import (
 from gpumarket.protocol.evidence import AuditVerdict, MissingEvidence
 from gpumarket.protocol.ids import Hash32, parse_address
 from gpumarket.protocol.ledger import Event, Ledger, fold_events, make_evidence
-from gpumarket.protocol.proof import PROOF_BYTES_MAX, ProofOfExecution
+from gpumarket.protocol.proof import (
+    PROOF_BYTES_MAX,
+    ProofOfExecution,
+    decode_proof_untrusted,
+)
 from gpumarket.protocol.signing import Domain, keccak256
 
 if TYPE_CHECKING:
@@ -173,19 +173,6 @@ def load_proof(
         source = f"proof of {target} from {connection.url}"
         console.note(f"{source}; nothing in it is believed")
     return decode_proof_untrusted(data), source
-
-
-def decode_proof_untrusted(data: bytes) -> ProofOfExecution:
-    """Decode a proof from DAG-CBOR or DAG-JSON; raise `RemoteProtocolError` GM-7001."""
-    try:
-        # No DAG-CBOR map begins with the byte of a brace.
-        if data.lstrip()[:1] == b"{":
-            return from_dag_json_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
-        return decode_document_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
-    except RemoteProtocolError as error:
-        raise RemoteProtocolError(
-            "this is not a proof of execution", code="GM-7001", why=error.message[:300]
-        ) from error
 
 
 def _read_file(path: Path) -> bytes:

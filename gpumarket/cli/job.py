@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import click
 
 from gpumarket.cli.access import make_client, open_signer, with_connection
+from gpumarket.cli.job_accept import accept
 from gpumarket.cli.job_file import init, plan, validate
 from gpumarket.cli.job_run import run
 from gpumarket.cli.job_view import (
@@ -287,6 +288,6 @@ def _format_facts(facts: Mapping[str, Any]) -> str:
 
 for _command in (
     *(init, validate, plan, run, list_jobs, describe, why, logs, events),
-    *(get, wait, cancel, receipt, cost, tasks),
+    *(get, wait, cancel, receipt, accept, cost, tasks),
 ):
     job.add_command(_command)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -259,6 +260,11 @@ def show_amount(value: object) -> str:
 def show_money(value: object) -> str:
     """Write an amount with its token."""
     return f"{show_amount(value)} {TOKEN_SYMBOL}"
+
+
+def show_time(at: int) -> str:
+    """Write unix seconds as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

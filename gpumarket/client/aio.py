@@ -16,6 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from gpumarket.client.accepting import (
+    SENT_MAX,
+    Delivery,
+    check_delivery,
+    read_delivery,
+    sign_delivery,
+)
 from gpumarket.client.connection import Connection, find_connection
 from gpumarket.client.ordering import (
     Market,
@@ -53,10 +60,11 @@ from gpumarket.jobfile import JobFile, load_job_file
 from gpumarket.protocol.cids import ContentId, format_cid, parse_cid
 from gpumarket.protocol.codec import to_dag_json
 from gpumarket.protocol.dagpb import BLOCK_BYTES_MAX
-from gpumarket.protocol.errors import ContentError, GpuMarketError
+from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput
 from gpumarket.protocol.ids import parse_hash
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import CancelOrder, Order
+from gpumarket.protocol.proof import decode_proof_untrusted
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
 from gpumarket.resolving import check_supported, find_budget, resolve_job
@@ -283,6 +291,38 @@ class AsyncClient:
         signed = signer.key.sign(wish, (await self.market()).domain).as_signed()
         path = _path(str(job.get("id", job_id)), "/cancel")
         return read_object(await self._transport.post(path, {"cancel": _to_json(signed)}), "job")
+
+    async def delivery(self, job_id: str) -> Delivery:
+        """
+        Return what a job's requester can accept, by its proof as it is now.
+
+        Raises `InvalidInput` GM-3020 where the proof is of another network than the market.
+        """
+        delivery = read_delivery(decode_proof_untrusted(await self.receipt(job_id)))
+        if delivery.domain != (await self.market()).domain:
+            raise InvalidInput("the proof is of another network", code="GM-3020")
+        return delivery
+
+    async def accept(self, job: str | Delivery, signer: Signer) -> Json:
+        """
+        Sign that we take the work of a job's receipts, and let the coordinator tell the providers.
+
+        They can then settle these receipts without a batch. Returns how many were `taken`, and
+        which providers are `absent`: they are told when they join again. Raises as
+        `check_delivery` does.
+        """
+        delivery = await self.delivery(job) if isinstance(job, str) else job
+        check_delivery(delivery, self.connection, signer.account)
+        approvals = sign_delivery(delivery, signer.key).approvals
+        absent: list[str] = []
+        path, taken = _path(delivery.job_id, "/acceptances"), 0
+        for start in range(0, len(approvals), SENT_MAX):
+            page = [each.acceptance for each in approvals[start : start + SENT_MAX]]
+            answer = await self._transport.post(path, {"acceptances": _to_json(page)})
+            said = read_object(answer, "acceptances")
+            taken += int(said.get("taken", 0))
+            absent += [str(who) for who in said.get("absent", ())]
+        return {"id": delivery.job_id, "taken": taken, "absent": sorted(set(absent))}
 
     async def wait(
         self,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from gpumarket.client.accepting import Delivery
 from gpumarket.client.aio import AsyncClient, Download, OnProgress
 from gpumarket.client.connection import Connection
 from gpumarket.client.ordering import Market, Plan
@@ -184,6 +185,14 @@ class Client:
     def cancel(self, job_id: str, signer: Signer) -> Json:
         """End a job, signed by its requester; what was accepted until now is paid."""
         return self._wait(self._client.cancel(job_id, signer))
+
+    def delivery(self, job_id: str) -> Delivery:
+        """Return what a job's requester can accept, by its proof as it is now."""
+        return self._wait(self._client.delivery(job_id))
+
+    def accept(self, job: str | Delivery, signer: Signer) -> Json:
+        """Sign that we take a job's work; its providers are told. See `AsyncClient.accept`."""
+        return self._wait(self._client.accept(job, signer))
 
     def wait(
         self,

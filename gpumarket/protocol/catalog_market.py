@@ -123,6 +123,10 @@ gpumarket config show --origin""",
 a setting for the devnet only
 Simulated devices, cheats and test keys exist on chain 31337 only.
 remove the setting, or use the devnet""",
+    """GM-1304 400 INVALID_FILE requester final
+a file of acceptances that cannot be used
+It is not one, is of another market, or has no receipt that this node has signed.
+gpumarket job accept JOB --out FILE    (run by the requester)""",
     """GM-1401 404 NOT_FOUND requester final
 there is no devnet here
 No devnet was started in this folder.

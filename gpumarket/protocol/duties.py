@@ -102,6 +102,8 @@ class Exit(_Duty, frozen=True, kw_only=True):
 class SettleDirect(_Duty, frozen=True, kw_only=True):
     """Settle a receipt that no batch has paid."""
 
+    key: bytes
+    """Of the payment line, as the memory names it."""
     order_hash: Hash32
     unit: int
 

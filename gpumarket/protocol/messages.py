@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from gpumarket.protocol.approvals import Approvals
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
 from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import RemoteProtocolError
@@ -202,6 +203,23 @@ class EpochClosed(_Message, frozen=True, kw_only=True):
     batch: Cid | None = None
 
 
+class ReceiptsApproved(_Message, frozen=True, kw_only=True):
+    """
+    Coordinator to provider: words of others for its receipts, with which it can settle alone.
+
+    Said again in each new session until `ApprovalsKept` answers.
+    """
+
+    approvals: Approvals
+
+
+class ApprovalsKept(_Message, frozen=True, kw_only=True):
+    """Provider to coordinator: these words are on disk, or of no use to it."""
+
+    words: tuple[Hash32, ...]
+    """Struct hashes of acceptances and attestations."""
+
+
 Message = (
     ProviderHello
     | VerifierHello
@@ -222,6 +240,8 @@ Message = (
     | ResultShown
     | CheckDone
     | EpochClosed
+    | ReceiptsApproved
+    | ApprovalsKept
 )
 
 _MESSAGE: Any = Message

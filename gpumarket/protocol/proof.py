@@ -12,7 +12,12 @@ from typing import ClassVar
 import msgspec
 
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
-from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.codec import (
+    compute_content_hash,
+    decode_document_untrusted,
+    from_dag_json_untrusted,
+)
+from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.merkle import compute_root
@@ -99,3 +104,16 @@ class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 def compute_epoch_root(document: EpochDocument) -> Hash32:
     """Return the root a commitment carries: over the content hashes of the provider roots."""
     return compute_root([compute_content_hash(part.root.body) for part in document.work])
+
+
+def decode_proof_untrusted(data: bytes) -> ProofOfExecution:
+    """Decode a proof from DAG-CBOR or DAG-JSON; raise `RemoteProtocolError` GM-7001."""
+    try:
+        # No DAG-CBOR map begins with the byte of a brace.
+        if data.lstrip()[:1] == b"{":
+            return from_dag_json_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
+        return decode_document_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(
+            "this is not a proof of execution", code="GM-7001", why=error.message[:300]
+        ) from error

@@ -99,7 +99,7 @@ class OpenChallenge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt of ours with all that a direct settlement needs but its requester's word."""
+    """A receipt of ours with all that a direct settlement needs but the word of another."""
 
     order: Signed[Order]
     receipt: Signed[Receipt]
@@ -201,6 +201,15 @@ def note_event(memory: Memory, event: Event, *, viewer: Viewer, rules: WatchRule
             memory.void[_read_spot(args).lane_key] = event.block
         case "Slashed":
             memory.caught.setdefault(args["account"], event.block)
+
+
+def note_claim(memory: Memory, claim: OwnClaim) -> bool:
+    """Remember a receipt of ours, of two for a line the later one; say whether that is new."""
+    known = memory.claims.get(claim.line_key)
+    if known is not None and known.receipt.body.finished_at >= claim.receipt.body.finished_at:
+        return False
+    memory.claims[claim.line_key] = claim
+    return True
 
 
 def forget_since(memory: Memory, block: int) -> None:
@@ -432,7 +441,7 @@ def list_settlements(
     """
     Return our receipts that can be settled without their coordinator.
 
-    `approved` are the receipts that their requester accepts.
+    `approved` are the receipts that their requester accepts, or a verifier has found right.
     While a lane that may pay us is closed to us nothing is settled: what it holds would be paid
     twice, and that costs the stake.
     """
@@ -449,6 +458,7 @@ def list_settlements(
         ):
             found.append(
                 SettleDirect(
+                    key=key,
                     order_hash=receipt.order_hash,
                     unit=receipt.unit,
                     deadline=order.expiry,

@@ -22,6 +22,7 @@ from gpumarket.protocol.car import decode_car_untrusted, encode_car
 from gpumarket.protocol.catalog import find_http_status
 from gpumarket.protocol.cids import ContentId, format_cid, parse_cid
 from gpumarket.protocol.codec import from_dag_json_untrusted
+from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput
 from gpumarket.protocol.ids import format_hex, make_job_id
 from gpumarket.protocol.job import JobSpec
@@ -70,6 +71,9 @@ class FakeCoordinator:
     """Break the event stream after so many events, once for each connection; zero never."""
     connections: int = 0
     proof: bytes = b"\xa0"
+    acceptances: list[Signed[Acceptance]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    """Providers that are not connected."""
 
     def __enter__(self) -> FakeCoordinator:
         fake = self
@@ -150,6 +154,16 @@ class FakeCoordinator:
         self.answers[key] = job["id"]
         self.jobs[job["id"]] = job
         return job
+
+    def take_acceptances(self, job_id: str, body: object) -> dict[str, Any]:
+        """Check whose they are and keep them, as the real one does."""
+        signed = from_dag_json_untrusted(json.dumps(body), tuple[Signed[Acceptance], ...])
+        for each in signed:
+            signer = verify(each, self.domain).signer
+            if format_hex(signer) != self.jobs[job_id]["requester"]:
+                raise InvalidInput("only the requester can accept", code="GM-1204")
+        self.acceptances += signed
+        return {"id": job_id, "taken": len(signed), "providers": 1, "absent": self.absent}
 
     def find_job(self, prefix: str) -> dict[str, Any]:
         """Return the job whose id begins so, or raise `InvalidInput` GM-5001."""
@@ -310,6 +324,9 @@ class _Handler(BaseHTTPRequestHandler):
             verify(signed, fake.domain)
             job["state"] = "cancelled"
             self._send_json({"job": job})
+        elif path.endswith("/acceptances"):
+            job_id = fake.find_job(path.split("/")[3])["id"]
+            self._send_json(fake.take_acceptances(job_id, json.loads(self._body)["acceptances"]))
         else:
             raise InvalidInput(f"there is nothing at {path}", code="GM-8005")
 

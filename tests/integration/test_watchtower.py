@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +20,14 @@ from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.adapters.disputes_chain import DisputesChain
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.p2p import open_network
-from gpumarket.adapters.watchtower import Notice, Owner, Watchtower
+from gpumarket.adapters.watchtower import LOOKS_BETWEEN_TRIES, Notice, Owner, Watchtower
+from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.bills import NO_ATTESTATION
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.disputes import Acceptance, LeafEvidence
-from gpumarket.protocol.ids import Address, Hash32, Signature
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Assignment
 from gpumarket.protocol.objections import Papers
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
@@ -35,7 +36,7 @@ from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount
 from gpumarket.protocol.watching import OwnClaim, Viewer
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
-from gpumarket.testing.factories import NOW, make_address, make_secret, sign
+from gpumarket.testing.factories import NOW, make_address, make_attestation, make_secret, sign
 from tests.patience import PATIENCE
 from tests.watch_scene import Paid, make_paid, make_papers
 
@@ -183,7 +184,7 @@ class Tower:
     notices: list[Notice] = field(default_factory=list)
     left: list[Address] = field(default_factory=list)
     claims: list[OwnClaim] = field(default_factory=list)
-    accepted: dict[Hash32, Signature] = field(default_factory=dict)
+    approved: dict[Hash32, Approval] = field(default_factory=dict)
     watchtower: Any = None
 
     def __post_init__(self) -> None:
@@ -208,7 +209,7 @@ class Tower:
                 find_viewer=lambda: viewer,
                 leave=self.leave,
                 list_claims=lambda: self.claims,
-                find_acceptance=self.accepted.get,
+                find_approval=lambda name, _order: self.approved.get(name),
                 tell=self.notices.append,
             ),
             draw=lambda: 7,
@@ -504,29 +505,72 @@ def make_claim(paid: Paid) -> OwnClaim:
     )
 
 
-def accept(claim: OwnClaim, domain: Domain) -> tuple[Hash32, Signature]:
+def accept(claim: OwnClaim, domain: Domain) -> Approval:
     name = claim.receipt.body.compute_struct_hash()
     signed = sign(Acceptance(receipt_hash=name), "alice", domain=domain)
-    return name, signed.signature
+    return Approval(receipt=claim.receipt, acceptance=signed)
 
 
-async def test_a_provider_left_out_settles_with_the_requesters_word(
-    rpc_url: str, tmp_path: Path
+def attest(claim: OwnClaim, domain: Domain, *, by: str = "verifier-1") -> Approval:
+    name = claim.receipt.body.compute_struct_hash()
+    signed = sign(make_attestation(receipt_hash=name), by, domain=domain)
+    return Approval(receipt=claim.receipt, attestation=signed)
+
+
+@pytest.mark.parametrize("approve", [accept, attest])
+async def test_a_provider_left_out_settles_with_the_requesters_or_a_verifiers_word(
+    rpc_url: str, tmp_path: Path, approve: Callable[[OwnClaim, Domain], Approval]
 ) -> None:
     async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as provider:
         claim = make_claim(await town.start_order())
         provider.claims = [claim]
-        name, word = accept(claim, town.domain)
+        approval = approve(claim, town.domain)
         assert await provider.look() == []
         await town.skip(5 * DAY + 1)
         assert await provider.look() == []  # nobody has seen the work yet
         provider.claims = []  # the lease is forgotten meanwhile
         provider.start()
-        provider.accepted[name] = word
+        provider.approved[approval.receipt_hash] = approval
         assert await provider.look() == ["SettleDirect"]
         assert await provider.look() == []
         assert await town.list_names() == ["DirectSettled"]
         assert (await town.chains["alice"].read_credit(PROVIDER))[1] == 700
+
+
+async def test_a_word_that_the_contract_does_not_take_is_tried_seldom_until_a_better_one_comes(
+    rpc_url: str, tmp_path: Path
+) -> None:
+    async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as provider:
+        claim = make_claim(await town.start_order())
+        provider.claims = [claim]
+        await town.skip(5 * DAY + 1)
+        unknown = attest(claim, town.domain, by="verifier-9")
+        provider.approved[unknown.receipt_hash] = unknown
+        court = Counting(town.chains["provider-1"])
+        provider.start(court)
+        for _ in range(LOOKS_BETWEEN_TRIES):
+            await provider.watchtower.look()
+        assert court.tries == 1
+        assert [each.kind for each in provider.notices] == ["refused"]
+        provider.approved[unknown.receipt_hash] = unknown.merge(accept(claim, town.domain))
+        await provider.watchtower.look()
+        assert court.tries == 2
+        assert await town.list_names() == ["DirectSettled"]
+
+
+class Counting:
+    """A chain that counts how often something was to be settled directly."""
+
+    def __init__(self, chain: DisputesChain) -> None:
+        self._chain = chain
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    async def settle_direct(self, *args: Any, **names: Any) -> Any:
+        self.tries += 1
+        return await self._chain.settle_direct(*args, **names)
 
 
 async def test_a_direct_settlement_of_what_was_paid_is_proven_a_double(
@@ -546,9 +590,10 @@ async def test_a_direct_settlement_of_what_was_paid_is_proven_a_double(
             receipt_signature=claim.receipt.signature,
             attestation=NO_ATTESTATION,
         )
-        _, word = accept(claim, town.domain)
+        word = accept(claim, town.domain).acceptance
+        assert word is not None
         await town.chains["provider-1"].settle_direct(
-            evidence, claim.assignment, acceptance_signature=word
+            evidence, claim.assignment, acceptance_signature=word.signature
         )
         assert await alice.look() == ["ProveDouble"]
         assert await alice.look() == []

@@ -134,6 +134,7 @@ _VARYING = (
     (r"(?<=\"job_hash\": \")0x[0-9a-f]{64}", "HASH"),
     (r"the clocks are \d+ s apart", "the clocks are N s apart"),
     (r"(?<=\"nonce\": \")0x[0-9a-f]{64}|(?<=\"order_hash\": \")0x[0-9a-f]{64}", "HASH"),
+    (r"(?<=\"receipt\": \")0x[0-9a-f]{64}", "HASH"),
     (r"(?<=\"(expiry)\": )\d+|(?<=\"(settle_by)\": )\d+", "0"),
 )
 
@@ -172,6 +173,7 @@ def test_every_command_of_the_client_has_a_golden_file_or_a_reason() -> None:
         "wallet new", "wallet import",  # make keys; tested below
         "wallet balance", "wallet deposit", "wallet withdraw", "wallet faucet",  # need a chain
         "wallet watch",  # tests/e2e/test_challenges.py
+        "job accept",  # test_cli_accept.py
     }  # fmt: skip
     context = click.Context(cli_main.cli)
     found = set()

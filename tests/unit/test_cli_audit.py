@@ -11,13 +11,12 @@ import pytest
 from gpumarket.adapters import chain as chain_adapter
 from gpumarket.adapters.chain import ChainFact, Rules
 from gpumarket.cli import main as cli_main
-from gpumarket.cli.audit import decode_proof_untrusted
 from gpumarket.protocol.audit import CHECKS, NOT_CHECKED
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash, encode_document, to_dag_json
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Address, format_hex
-from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof import ProofOfExecution, decode_proof_untrusted
 from gpumarket.testing import factories
 from gpumarket.testing.factories import change, make_address
 from gpumarket.testing.fake_coordinator import FakeCoordinator

@@ -1,24 +1,15 @@
-"""What a provider watches on chain, and the files with which requesters accept its work."""
+"""What a provider watches on chain."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from gpumarket.adapters.watch_service import AcceptanceFolder
-from gpumarket.protocol.codec import to_dag_json
-from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.lease import make_assignment
 from gpumarket.protocol.messages import EpochClosed
 from gpumarket.testing.factories import (
-    DOMAIN,
     NOW,
-    change,
     make_address,
-    make_hash,
     make_lease_offer,
     make_reason,
     make_spec,
-    sign,
 )
 from provider_node.core.claims import list_claims, make_viewer
 from provider_node.core.decide import decide
@@ -51,22 +42,3 @@ def test_the_escrow_of_those_we_work_for_is_ours_to_watch() -> None:
     assert viewer.me == ME
     assert viewer.payers == {make_address("requester")}
     assert viewer.coordinators == {COORDINATOR}
-
-
-def test_an_acceptance_counts_where_it_is_of_this_receipt_and_somebody_signed_it(
-    tmp_path: Path,
-) -> None:
-    name, other = make_hash("receipt"), make_hash("other")
-    folder = AcceptanceFolder(tmp_path, domain=DOMAIN)
-    path = tmp_path / f"{name.hex()}.json"
-    assert folder.find(name) is None
-    good = sign(Acceptance(receipt_hash=name), "alice")
-    for content, expected in (
-        (to_dag_json(good), good.signature),
-        (to_dag_json(sign(Acceptance(receipt_hash=other), "alice")), None),
-        (to_dag_json(change(good, signer=make_address("bob"))), None),
-        ("{", None),
-        ("x" * 5_000, None),
-    ):
-        path.write_text(content)
-        assert folder.find(name) == expected
