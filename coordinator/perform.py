@@ -8,7 +8,7 @@ because the journal brings it back to a state that is known.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -22,6 +22,7 @@ from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.first_blocks import REORG_BLOCKS, FirstBlocks
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
+from gpumarket.hardware.answering import check_answer
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.errors import (
     BrokenPrecondition,
@@ -30,6 +31,7 @@ from gpumarket.protocol.errors import (
     DeadlinePassed,
     GpuMarketError,
     LostRace,
+    RemoteProtocolError,
 )
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address
@@ -45,6 +47,7 @@ TRIES_MAX = 3
 OF_A_REORG = ("WrongHeader", "UnknownCommitment", "SeedBlockNotReached")
 """Refusals that may be over once the chain is read again."""
 FETCH_SECONDS_MAX = 240.0
+JUDGES_MAX = 2
 
 Post = Callable[[events.Event], Awaitable[None]]
 
@@ -73,9 +76,11 @@ class World:
     clock: SystemClock
     log: Log
     first_blocks: FirstBlocks
+    judges: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(JUDGES_MAX))
+    """Hardware challenges that are checked at one time."""
 
 
-async def perform(effect: effects.Effect, world: World) -> None:
+async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  one case for each effect
     """Do one effect and post the event that answers it."""
     match effect:
         case effects.SendMessage():
@@ -101,6 +106,12 @@ async def perform(effect: effects.Effect, world: World) -> None:
             await _fetch_output(effect, world)
         case effects.PublishDocument():
             await world.content.add_document(effect.data)
+        case effects.DrawHardwareSecret():
+            now = world.clock.now()
+            drawn = events.HardwareSecretDrawn(at=now, round=effect.round, secret=make_nonce())
+            await world.post(drawn)
+        case effects.JudgeHardware():
+            await _judge_hardware(effect, world)
 
 
 async def _propose_lease(effect: effects.ProposeLease, world: World) -> None:
@@ -266,6 +277,28 @@ async def _fetch_output(effect: effects.FetchOutput, world: World) -> None:
             size_bytes=stat.stored_bytes,
         )
     )
+
+
+async def _judge_hardware(effect: effects.JudgeHardware, world: World) -> None:
+    def check() -> str:
+        try:
+            check_answer(
+                effect.task,
+                root=effect.root,
+                second=effect.second,
+                check_seed=effect.check_seed,
+                rows=effect.rows,
+                walks=effect.walks,
+            )
+        except RemoteProtocolError as error:
+            return error.message[:200]
+        return ""
+
+    # Seconds of arithmetic for a large device: not where everybody else is served.
+    problem = await trio.to_thread.run_sync(check, limiter=world.judges)
+    challenge = effect.task.challenge
+    judged = events.HardwareJudged(at=world.clock.now(), challenge=challenge, problem=problem)
+    await world.post(judged)
 
 
 # ---- the chain ---------------------------------------------------------------------------------

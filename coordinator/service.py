@@ -251,6 +251,7 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules
         grace_seconds=patience.lost_after_seconds,
         epoch_seconds=patience.epoch_seconds_max,
         epoch_receipts_max=patience.epoch_receipts_max,
+        hardware_interval_seconds=patience.hardware_interval_seconds,
         stake_slash=rules.stake_slash,
         order_lifetime_seconds=rules.order_lifetime,
         settle_margin_seconds=settle_margin,

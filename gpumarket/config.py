@@ -77,6 +77,8 @@ class CoordinatorSettings(_Section, frozen=True, kw_only=True):
     """How long a provider's session may be gone before its leases go elsewhere."""
     epoch_seconds_max: int = 60
     epoch_receipts_max: int = 256
+    hardware_interval_seconds: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 14_400
+    """About how long between two hardware challenges to a provider; zero is never."""
     settle_interval_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 60
     """How long what a finished job pays may wait for other jobs to share a transaction."""
     settle_jobs_max: Annotated[int, Meta(ge=1, le=10_000)] = 1_000

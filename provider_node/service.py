@@ -21,6 +21,7 @@ from gpumarket.adapters.gpus import (
     measure_memory_bytes,
     read_processor,
 )
+from gpumarket.adapters.hardware import Prover
 from gpumarket.adapters.http import make_pages_app, serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, MarketLink
@@ -36,6 +37,8 @@ from gpumarket.protocol.ledger import ROLE_VERIFIER
 from gpumarket.protocol.messages import (
     ApprovalsKept,
     Declined,
+    HardwareChallenged,
+    HardwareDrawn,
     Message,
     ProviderHello,
     ReceiptsApproved,
@@ -155,6 +158,7 @@ class Service:
             self,
             draw_jitter=random.random,
         )
+        self._prover = Prover(self._terms.devices, self._link.send, equipment.log)
         self._figures = Figures()
         self._watch = WatchService(equipment, rules, self._figures.metrics)
         self._approvals = ApprovalFolder(equipment.data_dir, domain=domain)
@@ -201,6 +205,7 @@ class Service:
             )
             url = self._equipment.data_dir / URL_FILE
             await trio.to_thread.run_sync(url.write_text, f"http://{LOOPBACK}:{port}")
+            await nursery.start(self._prover.run)
             await nursery.start(self._link.run, role.coordinators)
             tasks = (self._renew_offer, self._collect_garbage, self._watch_chain)
             for task in (*tasks, self._watch_payments):
@@ -237,6 +242,10 @@ class Service:
             )
         elif isinstance(message, ReceiptsApproved):
             await self._keep_approvals(coordinator, message.approvals)
+        elif isinstance(message, HardwareChallenged):
+            self._prover.begin(coordinator, message)
+        elif isinstance(message, HardwareDrawn):
+            self._prover.draw(coordinator, message)
         elif isinstance(message, Declined):
             self._equipment.log.warn(
                 "a coordinator declined",

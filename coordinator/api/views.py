@@ -6,6 +6,8 @@ from typing import Any
 
 from coordinator.api.answers import show_money, show_time
 from coordinator.core.batching import list_posted
+from coordinator.core.epoch_state import Epoch
+from coordinator.core.hardware_checks import describe_hardware
 from coordinator.core.lifecycle import UnitState
 from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
@@ -223,6 +225,7 @@ def show_provider(state: State, provider: Provider) -> Json:
         "reputation": get_reputation(state, offer.provider) / PPM,
         "stake": show_money(provider.stake),
         "expires_at": show_time(offer.expires_at),
+        "hardware": show_reason(describe_hardware(state, provider)),
     }
 
 

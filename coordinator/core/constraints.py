@@ -30,6 +30,10 @@ class Candidate:
     slots_free: int
     running: int
     devices_busy: int = 0
+    failed: Devices = ()
+    """Offered devices that failed their last hardware challenge."""
+    is_being_checked: bool = False
+    """Whether it gets nothing for now, because its devices are to be challenged."""
 
     @property
     def provider(self) -> Address:
@@ -133,6 +137,24 @@ def _for_devices(
     return keep_unless_none_are_asked
 
 
+def _keep_proven(demand: Demand, candidate: Candidate, devices: Devices) -> Devices | None:
+    need = demand.spec.resources.devices
+    if not need.count:
+        return devices if len(candidate.failed) < len(candidate.offer.devices) else None
+    # By number and not by name: of two equal devices one may have failed.
+    failed = list(candidate.failed)
+    kept = tuple(device for device in devices if not _take_out(failed, device))
+    wanted = min(need.count, _count_usable(demand, devices))
+    return kept if _count_usable(demand, kept) >= wanted else None
+
+
+def _take_out(devices: list[Device], device: Device) -> bool:
+    if device not in devices:
+        return False
+    devices.remove(device)
+    return True
+
+
 def _find_model_gap(demand: Demand, candidate: Candidate, devices: Devices) -> Gap | None:
     models = sorted({device.model for device in devices if device.vendor != "cpu"})
     return Gap(key=0, have="/".join(models)) if models else None
@@ -208,9 +230,11 @@ def _is_real_enough(demand: Demand, candidate: Candidate) -> bool:
 
 
 def _is_free(demand: Demand, candidate: Candidate) -> bool:
-    count = demand.spec.resources.devices.count
-    return candidate.slots_free > 0 and (
-        count == 0 or candidate.devices_busy + count <= len(candidate.offer.devices)
+    count, devices = demand.spec.resources.devices.count, candidate.offer.devices
+    return (
+        candidate.slots_free > 0
+        and not candidate.is_being_checked
+        and (count == 0 or candidate.devices_busy + count <= len(devices))
     )
 
 
@@ -272,6 +296,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
         need=_describe_capability,
         gap=_find_capability_gap,
     ),
+    Constraint(name="hardware", keep=_keep_proven, need=lambda demand: "challenge passed"),
     Constraint(name="machine", keep=_on_provider(_has_machine), need=_describe_machine),
     Constraint(
         name="price",

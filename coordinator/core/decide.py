@@ -19,6 +19,7 @@ from coordinator.core import (
     epochs,
     events,
     judging,
+    hardware_checks,
     leases,
     placing,
     relaying,
@@ -69,6 +70,8 @@ TIMERS: Final[dict[str, Timer]] = {
 }
 """What each kind of timer does when it fires; one whose cause is gone does nothing."""
 
+    "hardware": hardware_checks.begin_round,
+    "hardware-step": hardware_checks.expire_step,
 
 class CoordinatorState(State, kw_only=True):
     """A coordinator's memory with the two methods that the runtime calls."""
@@ -156,13 +159,19 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
 
 
 def _receive(state: State, event: MessageReceived) -> list[Effect]:
+        case events.HardwareSecretDrawn():
+            return hardware_checks.take_secret(state, event)
+        case events.HardwareJudged():
+            return hardware_checks.take_judgement(state, event)
     try:
         return _hear(state, event.sender, event.message)
     except RemoteProtocolError as error:
         return sessions.close_session(state, event.sender, error)
 
 
-def _hear(state: State, sender: Address, message: events.PeerMessage) -> list[Effect]:
+def _hear(  # noqa: C901  one case for each message
+    state: State, sender: Address, message: events.PeerMessage
+) -> list[Effect]:
     match message:
         case messages.LeaseAccepted():
             return leases.accept_lease(state, sender, message)
@@ -187,6 +196,12 @@ def _hear(state: State, sender: Address, message: events.PeerMessage) -> list[Ef
 
 
 def _begin_checks(state: State, event: events.SeedFixed) -> list[Effect]:
+        case messages.HardwareAnswered():
+            return hardware_checks.take_answer(state, sender, message)
+        case messages.HardwareReady():
+            return hardware_checks.take_ready(state, sender, message)
+        case messages.HardwareOpened():
+            return hardware_checks.take_opening(state, sender, message)
     if not epochs.take_seed(state, event):
         return []
     epoch = state.epochs[event.epoch]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gpumarket.protocol.hardware import HardwareTask, OpenedRow
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr
 from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import Message
@@ -135,6 +136,26 @@ class PublishDocument(_Effect, frozen=True, kw_only=True):
     data: bytes
 
 
+# ---- hardware ------------------------------------------------------------------------------
+
+
+class DrawHardwareSecret(_Effect, frozen=True, kw_only=True):
+    """Draw 32 secret random bytes for a round of hardware challenges: `HardwareSecretDrawn`."""
+
+    round: U64
+
+
+class JudgeHardware(_Effect, frozen=True, kw_only=True):
+    """Check the answer to a hardware challenge: `HardwareJudged`."""
+
+    task: HardwareTask
+    root: Hash32
+    second: Hash32
+    check_seed: Hash32
+    rows: tuple[OpenedRow, ...]
+    walks: bytes
+
+
 Effect = (
     SendMessage
     | ProposeLease
@@ -146,4 +167,6 @@ Effect = (
     | ReadEscrow
     | FetchOutput
     | PublishDocument
+    | DrawHardwareSecret
+    | JudgeHardware
 )

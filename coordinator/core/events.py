@@ -151,6 +151,9 @@ PeerMessage = (
 """What providers and verifiers may say after their hello, besides progress."""
 
 
+    | messages.HardwareAnswered
+    | messages.HardwareReady
+    | messages.HardwareOpened
 class MessageReceived(_Event, frozen=True, kw_only=True):
     """A peer said something; the envelope's signature, recipient and sequence were checked."""
 
@@ -256,6 +259,24 @@ Event = (
     ProcessStarted
     | TimePassed
     | JobSubmitted
+# ---- hardware ------------------------------------------------------------------------------
+
+
+class HardwareSecretDrawn(_Event, frozen=True, kw_only=True):
+    """The runtime drew what all seeds of a round of hardware challenges follow from."""
+
+    round: U64
+    secret: Hash32
+
+
+class HardwareJudged(_Event, frozen=True, kw_only=True):
+    """An answer to a hardware challenge was checked."""
+
+    challenge: Hash32
+    problem: str = ""
+    """What is wrong with it; empty where nothing is."""
+
+
     | JobCancelled
     | WorkAccepted
     | EscrowSeen
@@ -276,3 +297,5 @@ Event = (
 
 EVENT: Any = Event
 """The union as msgspec and the runtime take it; mypy has no type for one."""
+    | HardwareSecretDrawn
+    | HardwareJudged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.core.constraints import Candidate, Demand
+from coordinator.core.hardware_checks import is_being_checked, list_failed
 from coordinator.core.reputation import START_PPM, compute_reputation
 from coordinator.core.state import Job, Provider, State, Unit, Verifier
 from gpumarket.protocol.ids import Address
@@ -42,6 +43,8 @@ def make_candidate(state: State, provider: Provider) -> Candidate:
         slots_free=min(offer.slots, state.settings.slots_max) - running,
         running=running,
         devices_busy=sum(state.jobs[order].spec.resources.devices.count for order in orders),
+        failed=list_failed(state, provider),
+        is_being_checked=is_being_checked(state, provider),
     )
 
 

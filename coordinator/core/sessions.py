@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordinator.core import hardware_checks
 from coordinator.core.assigning import lose_checks
 from coordinator.core.effects import CloseSession, Effect, SendMessage
 from coordinator.core.events import (
@@ -55,6 +56,7 @@ def restart(state: State, event: ProcessStarted) -> list[Effect]:
     state.sources = event.sources
     grace = state.settings.restart_grace_seconds
     _postpone(state, Timestamp(state.now + grace))
+    hardware_checks.restart(state)
     for address, provider in state.providers.items():
         if provider.session:
             provider.session, provider.lost_at = 0, state.now
@@ -108,6 +110,7 @@ def join_provider(state: State, event: ProviderJoined) -> list[Effect]:
     known.offer, known.stake = event.offer, event.stake
     known.payout = _get_payout(event)
     known.session, known.lost_at = event.session, None
+    hardware_checks.note_joined(state, event.sender, is_new_session=is_new_session)
     if not is_new_session:
         return []
     effects: list[Effect] = [_make_welcome(state, event.sender)]

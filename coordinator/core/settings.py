@@ -78,6 +78,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     settle_jobs_max: int = 1_000
     """Jobs in one batch."""
 
+    hardware_interval_seconds: int = 0
+    """About how long between two hardware challenges to a provider; zero is never."""
+
     jobs_open_max: int = 2_000
     jobs_kept_max: int = 10_000
     """Ended jobs whose record is kept for proofs; the oldest go first."""

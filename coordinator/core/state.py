@@ -12,6 +12,8 @@ from bisect import insort
 
 import msgspec
 
+from coordinator.core.epoch_state import Epoch
+from coordinator.core.hardware_state import HardwareBook
 from coordinator.core.lifecycle import (
     ENDS,
     NEXT_CHECK,
@@ -310,6 +312,8 @@ class Epoch(msgspec.Struct, kw_only=True):
     seed_block: int = 0
     header_rlp: bytes = b""
     seed_tx: Hash32 | None = None
+    hardware: HardwareBook = msgspec.field(default_factory=HardwareBook)
+    """What is known of the providers' devices."""
     problem: str = ""
     """Why the chain does not move on; empty when it does."""
     checks: dict[Hash32, Check] = {}

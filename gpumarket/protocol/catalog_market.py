@@ -320,4 +320,19 @@ look at the reason in the provider's log""",
 the price is above what is asked
 A lease or offer asks more than the order allows.
 gpumarket market offers""",
+    """GM-4050 409 MARKET_FAILED none retry
+devices are being challenged
+A provider gets no task before its devices showed what they can do. Nothing is charged for it.
+wait: a challenge takes seconds to a few minutes
+gpumarket market offers""",
+    """GM-4051 403 MARKET_FAILED provider retry
+a device did not answer its challenge in time
+It is slower, smaller or busier than it is offered as: off the book until it passes, nothing slashed.
+offer the device under its own name and memory
+stop other programs on the device; it is challenged again in five minutes""",
+    """GM-4052 403 MARKET_FAILED provider retry
+a device's answer to its challenge is wrong
+Its row or walk is not what the seed gives: off the book until it passes, nothing slashed.
+look at the reason in the provider's log
+test the device's memory; it is challenged again in five minutes""",
 )

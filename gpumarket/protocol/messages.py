@@ -16,6 +16,7 @@ from gpumarket.protocol.approvals import Approvals
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
 from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.hardware import HardwareTask, OpenedRow
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
@@ -220,6 +221,46 @@ class ApprovalsKept(_Message, frozen=True, kw_only=True):
     """Struct hashes of acceptances and attestations."""
 
 
+# ---- hardware ------------------------------------------------------------------------------
+
+
+class HardwareChallenged(_Message, frozen=True, kw_only=True):
+    """Coordinator to provider: show what one of your devices can do, from now on."""
+
+    task: HardwareTask
+    answer_by: U64
+    ready_by: U64
+
+
+class HardwareAnswered(_Message, frozen=True, kw_only=True):
+    """Provider to coordinator: the products are computed; this is the root over their rows."""
+
+    challenge: Hash32
+    root: Hash32
+
+
+class HardwareReady(_Message, frozen=True, kw_only=True):
+    """Provider to coordinator: the table is full and stays where it is."""
+
+    challenge: Hash32
+
+
+class HardwareDrawn(_Message, frozen=True, kw_only=True):
+    """Coordinator to provider: the second seed, for rows and walks; nobody knew it before."""
+
+    challenge: Hash32
+    seed: Hash32
+    open_by: U64
+
+
+class HardwareOpened(_Message, frozen=True, kw_only=True):
+    """Provider to coordinator: the rows that were drawn, and where the walks ended."""
+
+    challenge: Hash32
+    rows: tuple[OpenedRow, ...]
+    walks: bytes
+
+
 Message = (
     ProviderHello
     | VerifierHello
@@ -242,6 +283,11 @@ Message = (
     | EpochClosed
     | ReceiptsApproved
     | ApprovalsKept
+    | HardwareChallenged
+    | HardwareAnswered
+    | HardwareReady
+    | HardwareDrawn
+    | HardwareOpened
 )
 
 _MESSAGE: Any = Message

@@ -20,7 +20,18 @@ from gpumarket.testing.factories import (
 GB = 10**9
 
 
-def make_candidate(name="provider-1", *, stake=0, free=1, running=0, rep=500_000, busy=0, **offer):
+def make_candidate(
+    name="provider-1",
+    *,
+    stake=0,
+    free=1,
+    running=0,
+    rep=500_000,
+    busy=0,
+    failed=(),
+    is_being_checked=False,
+    **offer,
+):
     return Candidate(
         offer=make_offer(name, **offer),
         reputation_ppm=rep,
@@ -28,6 +39,8 @@ def make_candidate(name="provider-1", *, stake=0, free=1, running=0, rep=500_000
         slots_free=free,
         running=running,
         devices_busy=busy,
+        failed=failed,
+        is_being_checked=is_being_checked,
     )
 
 
@@ -60,6 +73,8 @@ def find_falls(demand, *candidates):
         ("count", {"need": DeviceNeed(count=2)}, {}),
         ("compute_capability", {"need": DeviceNeed(count=1, compute_capability_min=(9, 0))}, {}),
         ("compute_capability", {"need": DeviceNeed(count=1, cuda_min=(13, 0))}, {}),
+        ("hardware", {}, {"failed": (make_device(),)}),
+        ("hardware", {"need": DeviceNeed(count=0)}, {"failed": (make_device(),)}),
         ("machine", {}, {"memory_bytes": 10}),
         ("price", {"price_per_device_hour_max": 399_999}, {}),
         ("region", {"regions": ("DE", "FR")}, {}),
@@ -73,10 +88,17 @@ def find_falls(demand, *candidates):
         ("simulated", {"allows_simulated": False}, {"devices": (make_device(simulated=True),)}),
         ("free_slot", {}, {"free": 0}),
         ("free_slot", {}, {"busy": 1}),
+        ("free_slot", {}, {"is_being_checked": True}),
     ],
 )
 def test_each_constraint_fells_the_provider_that_breaks_it(constraint, demand, candidate):
     assert find_falls(make_demand(**demand), make_candidate(**candidate)) == {constraint: 1}
+
+
+def test_of_two_equal_devices_only_the_one_that_failed_is_off_the_book():
+    candidate = make_candidate(devices=(make_device(), make_device()), failed=(make_device(),))
+    assert find_falls(make_demand(need=DeviceNeed(count=1)), candidate) == {}
+    assert find_falls(make_demand(need=DeviceNeed(count=2)), candidate) == {"hardware": 1}
 
 
 def test_a_job_without_devices_runs_on_anything():

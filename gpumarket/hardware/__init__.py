@@ -1,0 +1,1 @@
+"""The arithmetic of hardware challenges, on NumPy arrays or PyTorch tensors."""
