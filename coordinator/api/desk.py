@@ -32,7 +32,6 @@ from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.metrics import Metrics
 from gpumarket.protocol.cids import ContentId, format_cid
-from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Cid, format_hex, parse_address
@@ -41,6 +40,7 @@ from gpumarket.protocol.lease import LeaseState
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.order import CancelOrder, Order
 from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_file import encode_proof
 from gpumarket.protocol.signing import Signed, verify
 from gpumarket.protocol.units import compute_price
 from gpumarket.protocol.unixfs import Block
@@ -308,7 +308,7 @@ class Desk:
 
     def encode_proof(self, name: str) -> bytes:
         """Build the proof of execution as its canonical bytes."""
-        return encode_document(self.make_proof(name))
+        return encode_proof(self.make_proof(name))
 
     async def await_events(
         self, name: str, after: int, *, seconds: float

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from coordinator.core.batching import list_posted
+from coordinator.core.epoch_state import Check, Epoch
 from coordinator.core.epochs import get_document
 from coordinator.core.lifecycle import EpochState
-from coordinator.core.state import Check, Epoch, Job, State, get_receipt
+from coordinator.core.pools import list_checks
+from coordinator.core.state import Job, State, get_receipt
+from gpumarket.protocol.audit_claims import make_claim
 from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, SettlementProof
 
@@ -13,13 +18,14 @@ from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, S
 def make_proof(state: State, job: Job) -> ProofOfExecution:
     """Collect everything that an auditor needs about one job; settled or not yet."""
     epochs = [state.epochs[number] for number in job.epochs if number in state.epochs]
-    return ProofOfExecution(
+    proof = ProofOfExecution(
         domain=state.settings.domain,
         order=job.order,
         job=job.spec,
         epochs=tuple(_make_epoch(state, job, epoch) for epoch in epochs if _is_proven(epoch)),
         settlements=_list_settlements(state, job),
     )
+    return replace(proof, claim=make_claim(proof))
 
 
 def _is_proven(epoch: Epoch) -> bool:
@@ -27,11 +33,15 @@ def _is_proven(epoch: Epoch) -> bool:
 
 
 def _make_epoch(state: State, job: Job, epoch: Epoch) -> EpochProof:
-    checks = tuple(
-        proof
-        for check in epoch.checks.values()
-        if check.order_hash == job.order_hash and (proof := _make_check(state, check)) is not None
-    )
+    # What is sampled with the job's own results is judged with them.
+    shared = [
+        check
+        for part in epoch.parts.values()
+        for pool in part.pools
+        if job.order_hash in pool.order_hashes
+        for check in list_checks(epoch, pool)
+    ]
+    checks = tuple(proof for check in shared if (proof := _make_check(state, check)) is not None)
     checked = {proof.attestation.body.receipt_hash for proof in checks}
     # An epoch may hold receipts of other jobs, and old ended jobs are forgotten with their leases.
     known = (
@@ -61,7 +71,9 @@ def _make_epoch(state: State, job: Job, epoch: Epoch) -> EpochProof:
 
 
 def _make_check(state: State, check: Check) -> CheckProof | None:
-    opening = state.leases[check.lease_id].opening
+    # A job that shared a sample may be forgotten earlier.
+    lease = state.leases.get(check.lease_id)
+    opening = lease.opening if lease else None
     if check.seal is None or opening is None or check.attestation is None:
         return None
     if check.evidence is None:
@@ -73,7 +85,7 @@ def _make_check(state: State, check: Check) -> CheckProof | None:
 
 def _list_settlements(state: State, job: Job) -> tuple[SettlementProof, ...]:
     return tuple(
-        SettlementProof(sequence=record.sequence or 0, tx_hash=record.tx, batch=record.document)
+        SettlementProof(sequence=record.sequence or 0, batch=record.document)
         for record in list_posted(state, job)
         if record.tx is not None
     )

@@ -15,11 +15,12 @@ from gpumarket.adapters.http import TrioSide
 from gpumarket.adapters.logs import Log
 from gpumarket.protocol.car import CarDecoder, encode_car
 from gpumarket.protocol.cids import ContentId, decode_cid_untrusted
-from gpumarket.protocol.codec import from_dag_json_untrusted, to_dag_json
+from gpumarket.protocol.codec import from_dag_json_untrusted
 from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import CancelOrder, Order
+from gpumarket.protocol.proof_file import format_proof
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.unixfs import Block
 
@@ -279,7 +280,7 @@ async def _give_receipt(request: web.Request) -> web.Response:
     job, desk = request.match_info["job"], request.app[DESK]
     if "json" in request.headers.get("Accept", ""):
         proof = await _ask(request, desk.make_proof, job)
-        return web.Response(text=to_dag_json(proof), content_type="application/json")
+        return web.Response(text=format_proof(proof), content_type="application/json")
     data = await _ask(request, desk.encode_proof, job)
     return web.Response(body=data, content_type=DAG_CBOR_TYPE)
 

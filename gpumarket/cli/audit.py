@@ -40,11 +40,8 @@ from gpumarket.protocol.errors import (
 from gpumarket.protocol.evidence import AuditVerdict, MissingEvidence
 from gpumarket.protocol.ids import Hash32, parse_address
 from gpumarket.protocol.ledger import Event, Ledger, fold_events, make_evidence
-from gpumarket.protocol.proof import (
-    PROOF_BYTES_MAX,
-    ProofOfExecution,
-    decode_proof_untrusted,
-)
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_file import PROOF_BYTES_MAX, decode_proof_untrusted
 from gpumarket.protocol.signing import Domain, keccak256
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput
 from gpumarket.protocol.ids import parse_hash
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import CancelOrder, Order
-from gpumarket.protocol.proof import decode_proof_untrusted
+from gpumarket.protocol.proof_file import decode_proof_untrusted
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
 from gpumarket.resolving import check_supported, find_budget, resolve_job
@@ -201,9 +201,8 @@ class AsyncClient:
         spec = resolve_job(job, contents)
         quote = await self.quote(spec)
         budget = find_budget(job)
-        checks = estimate_checks(
-            spec.verify, spec.units, providers=max(1, len(quote.get("offers") or ()))
-        )
+        providers = max(1, len(quote.get("offers") or ()))
+        checks = estimate_checks(spec.verify, spec.units, providers=providers, budget=budget)
         prices = share_budget(budget, units=spec.units, checks=checks, fee=market.fee)
         return Plan(
             spec=spec, market=market, budget=budget, prices=prices, quote=quote, packed=packed

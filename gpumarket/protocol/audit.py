@@ -11,6 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from gpumarket.protocol.audit_checks import check_openings, check_verifiers
+from gpumarket.protocol.audit_claims import (
+    check_claim,
+    check_disputes,
+    check_form,
+    check_links,
+    check_state,
+)
 from gpumarket.protocol.audit_commits import check_commitments, check_seeds
 from gpumarket.protocol.audit_money import (
     check_balance,
@@ -98,5 +105,10 @@ CHECKS: Final[dict[str, _Inspection]] = {
     "payments": check_payments,
     "settlement": check_settlement,
     "balance": check_balance,
+    "disputes": check_disputes,
+    "claim": check_claim,
+    "form": check_form,
+    "links": check_links,
+    "state": check_state,
 }
 """In the order they are printed."""

@@ -6,13 +6,15 @@ from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import ChainEvidence, Finding, MissingEvidence, require
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Hash32, format_hex
-from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.proof import (
     EpochDocument,
     EpochProof,
+    OpenedWork,
     ProofOfExecution,
     ProviderWork,
     compute_epoch_root,
+    compute_work_root,
+    count_leaves,
 )
 from gpumarket.protocol.proof_reading import find_commit, find_seed, index_receipts
 from gpumarket.protocol.sampling import compute_seed
@@ -23,15 +25,18 @@ def check_commitments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
     """Check that every result was committed on chain, signed, before its seed's block."""
     names = [(epoch.committer, epoch.sequence) for epoch in proof.epochs]
     require(len(set(names)) == len(names), "an epoch stands in the proof twice")
-    count, blocks = 0, []
+    count, hidden, blocks = 0, 0, []
     for epoch in proof.epochs:
         document = epoch.document
         is_ours = epoch.committer == document.coordinator == proof.order.body.coordinator
         require(is_ours, "work was committed by another coordinator than the order names")
         fact = find_commit(epoch, evidence)
         require(fact.root == compute_epoch_root(document), "a commitment has another root")
-        is_named = fact.data_hash == compute_content_hash(document)
-        require(is_named, "a commitment names another document")
+        if any(isinstance(work, OpenedWork) for work in document.work):
+            hidden += sum(count_leaves(work) - len(work.receipts) for work in document.work)
+        else:
+            is_named = fact.data_hash == compute_content_hash(document)
+            require(is_named, "a commitment names another document")
         _check_document(proof, document)
         seed = find_seed(epoch, evidence)
         require(
@@ -42,7 +47,10 @@ def check_commitments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
         blocks.append(f"{fact.block} < {seed.seed_block}")
         count += len(index_receipts(proof, epoch))
     shown = f" ({', '.join(blocks)})" if blocks else ""
-    return Finding(f"{count} results were committed before their seed's block{shown}")
+    return Finding(
+        f"{count} results were committed before their seed's block{shown}",
+        f"{hidden} more are bound by their provider's root and not shown" if hidden else "",
+    )
 
 
 def _check_document(proof: ProofOfExecution, document: EpochDocument) -> None:
@@ -61,11 +69,11 @@ def _check_work(proof: ProofOfExecution, document: EpochDocument, work: Provider
     root = verify(work.root, proof.domain).body
     require(work.root.signer == root.provider, "a provider root is signed by somebody else")
     require(root.coordinator == document.coordinator, "a provider root is for somebody else")
-    hashes = [receipt.body.result_hash for receipt in work.receipts]
-    require(root.root == compute_root(hashes), "a provider root does not cover its receipts")
-    require(root.count == len(hashes), "a provider root counts other receipts")
+    require(root.root == compute_work_root(work), "a provider root does not cover its receipts")
+    require(root.count == count_leaves(work), "a provider root counts other receipts")
     total = sum(receipt.body.price for receipt in work.receipts)
-    require(root.price == total, "a provider root sums other prices")
+    is_summed = total <= root.price if isinstance(work, OpenedWork) else total == root.price
+    require(is_summed, "a provider root sums other prices")
     require(root.epoch == document.epoch, "a provider root is of another epoch")
     tasks: set[tuple[Hash32, int]] = set()
     for receipt in work.receipts:
@@ -73,7 +81,7 @@ def _check_work(proof: ProofOfExecution, document: EpochDocument, work: Provider
         is_its_own = receipt.signer == receipt.body.provider == root.provider
         require(is_its_own, "a receipt is not its provider's")
         tasks.add((receipt.body.order_hash, receipt.body.unit))
-    require(len(tasks) == len(hashes), "a provider committed two results of one task")
+    require(len(tasks) == len(work.receipts), "a provider committed two results of one task")
 
 
 def check_seeds(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:

@@ -20,11 +20,13 @@ from gpumarket.protocol.evidence import (
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_short
 from gpumarket.protocol.proof import EpochProof, ProofOfExecution, SettlementProof
 from gpumarket.protocol.proof_reading import (
+    count_hidden,
     find_batch,
     find_seed,
     index_all_receipts,
     index_checks,
     index_receipts,
+    is_whole,
     iterate_leaves_in,
     iterate_own_leaves,
     list_openings,
@@ -189,7 +191,21 @@ def check_settlement(proof: ProofOfExecution, evidence: ChainEvidence) -> Findin
         f"{len(settlement.batch.lanes)} lanes with these sums and roots are in block {fact.block}"
         for settlement, fact in zip(settlements, facts, strict=True)
     )
-    return Finding("; ".join(texts))
+    hidden = sum(count_hidden(settlement) for settlement in settlements)
+    return Finding(
+        "; ".join(texts),
+        f"{hidden} payment lines are bound by their lane's root and sum and not shown"
+        if hidden
+        else "",
+    )
+
+
+def _find_other_moves(fact: BatchFact, requester: Address, paid: int) -> int:
+    """Return what else came into an escrow, or left it, within the block of a batch."""
+    if fact.escrow_after is None:
+        return 0
+    after = fact.escrow_before.get(requester, 0) - paid
+    return fact.escrow_after.get(requester, 0) - after
 
 
 def _check_batch(
@@ -199,11 +215,12 @@ def _check_batch(
     is_ours = batch.coordinator == order.coordinator
     require(is_ours, "another coordinator settled than the order names")
     fact = find_batch(settlement, evidence)
-    require(fact.tx_hash == settlement.tx_hash, "the batch is in another transaction")
     posted = (fact.requesters, fact.payees, fact.lanes, fact.root)
     require(posted == pack_lanes(batch.lanes), "the batch on chain has other lanes")
-    is_same = compute_content_hash(batch) == fact.data_hash
-    require(is_same, "the batch on chain names another document")
+    if is_whole(settlement):
+        is_same = compute_content_hash(batch) == fact.data_hash
+        require(is_same, "the batch on chain names another document")
+        _check_bill(proof, settlement)
     for epoch in proof.epochs:
         is_before = find_seed(epoch, evidence).seed_block < fact.block
         require(is_before, "the batch was posted before a sample could be drawn")
@@ -212,8 +229,9 @@ def _check_batch(
     for requester in fact.requesters:
         paid = _sum_lanes(batch.lanes, requester)
         held = fact.escrow_before.get(requester, 0)
+        if paid > held and _find_other_moves(fact, requester, paid):
+            raise MissingEvidence("an escrow was filled within the block of its batch")
         require(paid <= held, f"{format_short(requester)} paid more than its escrow held")
-    _check_bill(proof, settlement)
     _check_not_taken_back(proof, settlement, evidence)
     return fact
 
@@ -223,7 +241,7 @@ def _check_not_taken_back(
 ) -> None:
     batch, own = settlement.batch, proof.order.body.compute_struct_hash()
     for number, lane in enumerate(batch.lanes):
-        for index, leaf in enumerate(lane.leaves):
+        for index, leaf in zip(lane.leaf_places, lane.leaves, strict=True):
             if leaf.order_hash != own:
                 continue
             names = {
@@ -272,7 +290,19 @@ def check_balance(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
     require(before == sum(change.after for change in changes), "the balances do not add up")
     require(all(change.after >= 0 for change in changes), "the escrow was overdrawn")
     texts = (_describe_sums(proof, each, evidence) for each in list_settlements(proof))
-    return Finding("; ".join(texts) + " (work + checks + fee)")
+    return Finding("; ".join(texts) + " (work + checks + fee)", _describe_moves(proof, evidence))
+
+
+def _describe_moves(proof: ProofOfExecution, evidence: ChainEvidence) -> str:
+    moved = 0
+    for settlement in list_settlements(proof):
+        fact = find_batch(settlement, evidence)
+        for requester in fact.requesters:
+            paid = _sum_lanes(settlement.batch.lanes, requester)
+            moved += abs(_find_other_moves(fact, requester, paid))
+    if not moved:
+        return ""
+    return f"other transactions moved {format_amount(moved)} of these escrows in the same blocks"
 
 
 def _describe_sums(
@@ -286,7 +316,8 @@ def _describe_sums(
     total = _sum_lanes(settlement.batch.lanes, requester)
     parts = " + ".join(format_amount(sums[name]) for name in ("work", "checks", "fee"))
     other = total - sum(sums.values())
-    tail = f" + {format_amount(other)} for other jobs" if other else ""
+    what = "for other jobs" if is_whole(settlement) else "not shown or for other jobs"
+    tail = f" + {format_amount(other)} {what}" if other else ""
     return f"escrow {format_amount(held)} = {parts}{tail} + {format_amount(held - total)} left"
 
 

@@ -20,6 +20,7 @@ from gpumarket.protocol.pools import (
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, ProviderWork
 from gpumarket.protocol.proof_reading import (
     find_commit,
+    find_own_pool,
     index_receipts,
     list_own_checks,
     list_own_work,
@@ -48,7 +49,7 @@ def check_samples(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
         samples = [
             _draw_sample(proof, epoch, work)
             for work in epoch.document.work
-            if list_own_work(proof, work)
+            if list_own_work(proof, work) or find_own_pool(proof, work)
         ]
         checked = _count_checks(epoch)
         own = {name for sample in samples for name in sample.own}

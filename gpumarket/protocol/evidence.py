@@ -108,11 +108,15 @@ class BatchFact:
     lanes: bytes
     root: Hash32
     """Merkle-sum root over the lanes."""
-    tx_hash: Hash32
     escrow_before: Mapping[Address, int]
-    """Each requester's escrow just before the batch, summed from all earlier events."""
+    """
+    Each requester's escrow just before the batch, summed from all earlier events; or at the end
+    of the block before, where that was proven.
+    """
     credit_before: Mapping[Address, int]
-    """Each payee's credit, matured or not, just before the batch, summed likewise."""
+    """Each payee's credit, matured or not, likewise."""
+    escrow_after: Mapping[Address, int] | None = None
+    """Each requester's escrow at the end of the batch's block, where that was proven."""
 
 
 class LeafName(NamedTuple):
@@ -130,6 +134,26 @@ class StakeChange(NamedTuple):
 
     block: int
     stake: int
+
+
+class PayoutChange(NamedTuple):
+    """Where a payee's claims go from a block on."""
+
+    block: int
+    payee: Address
+    payout: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Anchoring:
+    """How the facts hang on one trusted block hash; a fault says why they do not."""
+
+    links: str = ""
+    """How the headers are linked."""
+    state: str = ""
+    """What was proven of the state."""
+    link_fault: str = ""
+    state_fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +174,37 @@ class ChainEvidence:
     settled_directly: frozenset[tuple[Hash32, int]] = frozenset()
     """Order hash and unit of what was settled without the coordinator."""
 
+    unclear_stakes: frozenset[Address] = frozenset()
+    """Verifiers that the state shows to have left, or come back, since a commitment."""
+    disputed: frozenset[LeafName] = frozenset()
+    """Lanes of which something is held in a dispute, or was taken back."""
+    anchoring: Anchoring | None = None
+    """None where the facts were read from the events of RPC endpoints."""
+
+    provider_stakes: Mapping[Address, tuple[StakeChange, ...]] | None = None
+    """Every change of each provider's stake, oldest first; None where they are not known."""
+    payouts: tuple[PayoutChange, ...] | None = None
+    """Every change of where somebody is paid, oldest first; None where they are not known."""
+
+    def find_provider_stake(self, provider: Address, block: int) -> int | None:
+        """Return what a provider had at stake at the end of `block`, or None if it is not known."""
+        if self.provider_stakes is None:
+            return None
+        changes = self.provider_stakes.get(provider, ())
+        return next((each.stake for each in reversed(changes) if each.block <= block), 0)
+
+    def find_payouts(self, block: int) -> Mapping[Address, Address] | None:
+        """Return who is paid elsewhere than at its own address at the end of `block`, and where."""
+        if self.payouts is None:
+            return None
+        return {each.payee: each.payout for each in self.payouts if each.block <= block}
+
     def find_stake(self, verifier: Address, block: int) -> int:
         """Return what a verifier had at stake at the end of `block`, in base units."""
+        if verifier in self.unclear_stakes:
+            raise MissingEvidence(
+                f"whether 0x{verifier.hex()} was staked at commitment is not in the proven state"
+            )
         stake = 0
         for change in self.verifier_stakes.get(verifier, ()):
             if change.block <= block:

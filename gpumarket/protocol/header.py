@@ -13,10 +13,12 @@ import rlp
 
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Hash32
+from gpumarket.protocol.rlp_reading import decode_rlp_untrusted
 from gpumarket.protocol.signing import keccak256
 
 HEADER_BYTES_MAX = 1024
 _FIELDS_MIN = 15
+_STATE_FIELD = 3
 _NUMBER_FIELD = 8
 _TIME_FIELD = 11
 _MIX_HASH_FIELD = 13
@@ -53,6 +55,7 @@ class Header:
 
     block_hash: Hash32
     parent_hash: Hash32
+    state_root: Hash32
     number: int
     timestamp: int
     mix_hash: Hash32
@@ -72,18 +75,20 @@ def decode_header_untrusted(data: bytes) -> Header:
     if len(data) > HEADER_BYTES_MAX:
         raise RemoteProtocolError(f"a header has at most {HEADER_BYTES_MAX} bytes")
     try:
-        fields = rlp.decode(data)
-    except (rlp.exceptions.RLPException, ValueError, TypeError) as error:
-        raise RemoteProtocolError(f"not the RLP of a header: {error}") from error
-    is_flat = isinstance(fields, list) and all(isinstance(field, bytes) for field in fields)
-    if not is_flat or len(fields) < _FIELDS_MIN:
+        items = decode_rlp_untrusted(data)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"not the RLP of a header: {error.message}") from error
+    fields = [item for item in items if isinstance(item, bytes)] if isinstance(items, list) else []
+    if len(fields) != len(items) or len(fields) < _FIELDS_MIN:
         raise RemoteProtocolError("not the RLP of a header: wrong shape")
     numbers = (fields[_NUMBER_FIELD], fields[_TIME_FIELD])
-    if len(fields[_MIX_HASH_FIELD]) != 32 or len(fields[0]) != 32 or max(map(len, numbers)) > 8:
+    words = (fields[0], fields[_STATE_FIELD], fields[_MIX_HASH_FIELD])
+    if any(len(word) != 32 for word in words) or max(map(len, numbers)) > 8:
         raise RemoteProtocolError("not the RLP of a header: wrong field size")
     return Header(
         block_hash=keccak256(data),
         parent_hash=fields[0],
+        state_root=fields[_STATE_FIELD],
         number=int.from_bytes(numbers[0], "big"),
         timestamp=int.from_bytes(numbers[1], "big"),
         mix_hash=fields[_MIX_HASH_FIELD],

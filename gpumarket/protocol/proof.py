@@ -12,23 +12,18 @@ from typing import ClassVar
 import msgspec
 
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
-from gpumarket.protocol.codec import (
-    compute_content_hash,
-    decode_document_untrusted,
-    from_dag_json_untrusted,
-)
-from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.chain_proof import ChainProof
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import JobSpec
-from gpumarket.protocol.merkle import compute_root
+from gpumarket.protocol.merkle import climb_multipath, compute_root
 from gpumarket.protocol.offer import VerifierCard
 from gpumarket.protocol.order import Order
+from gpumarket.protocol.pools import SamplePool
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.protocol.settlement import Batch
 from gpumarket.protocol.signing import Domain, Signed
-from gpumarket.protocol.units import U64
-
-PROOF_BYTES_MAX = 64 * 2**20
+from gpumarket.protocol.units import U32, U64
 
 
 class ProviderWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +31,21 @@ class ProviderWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     root: Signed[ProviderRoot]
     receipts: tuple[Signed[Receipt], ...]
+    pools: tuple[SamplePool, ...]
+    """What is sampled together, in the order of the receipts."""
+    stake: U64 = 0
+    """What a conviction takes from the provider, in base units; zero where it has no stake."""
+    audited: U32 = 0
+    """Its units that were checked and matched before, by the coordinator's count."""
+
+
+class OpenedWork(ProviderWork, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider's part of which some receipts are shown; its root binds the results of all."""
+
+    places: tuple[U32, ...]
+    """Of the receipts among the provider's leaves, rising."""
+    siblings: tuple[Hash32, ...]
+    """What their result hashes need for the root, as `compute_multipath` lists it."""
 
 
 class EpochDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +81,7 @@ class EpochProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """RLP of the seed block's header."""
     seed: Hash32
     checks: tuple[CheckProof, ...]
+    """Of all units that were sampled with the job's own, whatever job they are of."""
     openings: tuple[Signed[Opening], ...]
     """The opened results of the job's accepted units that were not sampled."""
     rejected_receipts: tuple[Hash32, ...]
@@ -82,15 +93,25 @@ class SettlementProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     sequence: U64
     """The coordinator's number of the batch on chain."""
-    tx_hash: Hash32
     batch: Batch
     """It pays other jobs too; their evidence is in it by hash only."""
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the proof comes to, in numbers that every auditor computes again."""
+
+    units: U64
+    """Committed results in the pools of which the job's own are part."""
+    checked: U64
+    """Those that were done again by a verifier."""
+    forged_share_ppm: U32
+    """The share of forged results that the policy is to find, in millionths."""
+    miss_ppb: U64
+    """The largest chance, in parts per billion, that a pool's sample has none of them."""
+
+
 class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job from order to payment."""
-
-    KIND: ClassVar[str] = "gpumarket.proof.v1"
 
     domain: Domain
     order: Signed[Order]
@@ -99,21 +120,40 @@ class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     settlements: tuple[SettlementProof, ...]
     """One for each batch that pays a line of the job, nearly always a single one; none before
     it is settled."""
+    claim: Claim | None = None
+    """None until it is complete: `make_claim`."""
+    chain: ChainProof | None = None
+    """Headers and state proofs, for an audit without a network."""
 
 
 def compute_epoch_root(document: EpochDocument) -> Hash32:
-    """Return the root a commitment carries: over the content hashes of the provider roots."""
-    return compute_root([compute_content_hash(part.root.body) for part in document.work])
+    """
+    Return the root a commitment carries: over what is said of each provider, then the verifiers.
+
+    It holds all of a document but the receipts, which are under the providers' own roots: so who
+    has some of them only can still tell what was committed.
+    """
+    heads = [
+        compute_content_hash((work.root.body, work.pools, work.stake, work.audited))
+        for work in document.work
+    ]
+    last = compute_content_hash((document.coordinator, document.epoch, document.verifiers))
+    return compute_root([*heads, last])
 
 
-def decode_proof_untrusted(data: bytes) -> ProofOfExecution:
-    """Decode a proof from DAG-CBOR or DAG-JSON; raise `RemoteProtocolError` GM-7001."""
-    try:
-        # No DAG-CBOR map begins with the byte of a brace.
-        if data.lstrip()[:1] == b"{":
-            return from_dag_json_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
-        return decode_document_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
-    except RemoteProtocolError as error:
-        raise RemoteProtocolError(
-            "this is not a proof of execution", code="GM-7001", why=error.message[:300]
-        ) from error
+def count_leaves(work: ProviderWork) -> int:
+    """Return how many results a provider committed to, shown or not."""
+    return work.root.body.count if isinstance(work, OpenedWork) else len(work.receipts)
+
+
+def compute_work_root(work: ProviderWork) -> Hash32:
+    """
+    Return the root over a provider's result hashes.
+
+    Raises `RemoteProtocolError` where those that are shown and the others give none.
+    """
+    hashes = [receipt.body.result_hash for receipt in work.receipts]
+    if not isinstance(work, OpenedWork):
+        return compute_root(hashes)
+    opened = list(zip(work.places, hashes, strict=True))
+    return climb_multipath(opened, count=work.root.body.count, path=work.siblings)

@@ -13,6 +13,7 @@ from gpumarket.protocol.evidence import (
     SeedFact,
 )
 from gpumarket.protocol.ids import Hash32
+from gpumarket.protocol.pools import SamplePool, iterate_spans
 from gpumarket.protocol.proof import (
     CheckProof,
     EpochProof,
@@ -22,7 +23,7 @@ from gpumarket.protocol.proof import (
     SettlementProof,
 )
 from gpumarket.protocol.receipt import Receipt
-from gpumarket.protocol.settlement import Lane, PaymentLeaf
+from gpumarket.protocol.settlement import Lane, OpenedLane, PaymentLeaf
 from gpumarket.protocol.signing import Signed
 
 
@@ -143,3 +144,25 @@ def iterate_leaves_in(
 def list_paid(proof: ProofOfExecution) -> set[Hash32]:
     """Return the evidence that was paid: hashes of receipts, attestations and the fee."""
     return {leaf.evidence_hash for _, leaf in iterate_own_leaves(proof)}
+
+
+def is_whole(settlement: SettlementProof) -> bool:
+    """Say whether all lines of a batch are shown, so that its document is."""
+    return not any(isinstance(lane, OpenedLane) for lane in settlement.batch.lanes)
+
+
+def count_hidden(settlement: SettlementProof) -> int:
+    """Return how many lines of a batch are not shown."""
+    return sum(lane.leaf_count - len(lane.leaves) for lane in settlement.batch.lanes)
+
+
+def find_own_pool(proof: ProofOfExecution, work: ProviderWork) -> tuple[SamplePool, range] | None:
+    """
+    Return the pool of a provider that has, or may have, results of this order, and its places.
+
+    None where all results are shown and none is of this order.
+    """
+    if not isinstance(work, OpenedWork) and not list_own_work(proof, work):
+        return None
+    terms = proof.job.verify.pool()
+    return next((found for found in iterate_spans(work.pools) if found[0].policy == terms), None)

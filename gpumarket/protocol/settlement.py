@@ -9,14 +9,15 @@ totals while every single leaf stays provable by its lane and index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import msgspec
 
 from gpumarket.protocol.attestation import Attestation
-from gpumarket.protocol.errors import InvalidInput
+from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.merkle import check_places
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.signing import Signed, keccak256
@@ -61,6 +62,16 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     leaves: tuple[PaymentLeaf, ...]
 
     @property
+    def leaf_count(self) -> int:
+        """How many leaves the lane has, shown or not."""
+        return len(self.leaves)
+
+    @property
+    def leaf_places(self) -> Sequence[int]:
+        """Where the leaves that are shown stand in the lane's tree."""
+        return range(len(self.leaves))
+
+    @property
     def amount(self) -> Amount:
         """The sum of the leaves' prices."""
         return Amount(sum(leaf.price for leaf in self.leaves))
@@ -68,6 +79,40 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def compute_root(self) -> Hash32:
         """Return the Merkle-sum root over the leaves."""
         return compute_sum_root([(leaf.compute_hash(), leaf.price) for leaf in self.leaves])[0]
+
+
+class OpenedLane(Lane, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lane of which some leaves are shown; the others are bound by its root and sum."""
+
+    places: tuple[U32, ...]
+    """Of the leaves in the lane's tree, rising."""
+    siblings: tuple[tuple[Hash32, int], ...]
+    """What the leaves need for the root, as `compute_sum_multipath` lists it."""
+    count: U32
+
+    @property
+    def leaf_count(self) -> int:
+        """How many leaves the lane has, shown or not."""
+        return self.count
+
+    @property
+    def leaf_places(self) -> Sequence[int]:
+        """Where the leaves that are shown stand in the lane's tree."""
+        return self.places
+
+    @property
+    def amount(self) -> Amount:
+        """The sum under the lane's root."""
+        return Amount(self._climb()[1])
+
+    def compute_root(self) -> Hash32:
+        """Return the Merkle-sum root that leaves and siblings give."""
+        return self._climb()[0]
+
+    def _climb(self) -> tuple[Hash32, int]:
+        nodes = [(leaf.compute_hash(), leaf.price) for leaf in self.leaves]
+        opened = list(zip(self.places, nodes, strict=True))
+        return climb_sum_multipath(opened, count=self.count, path=self.siblings)
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +176,74 @@ def climb_sum_path(
     return node
 
 
+def compute_sum_multipath(
+    leaves: Sequence[tuple[Hash32, int]], indexes: Sequence[int]
+) -> tuple[tuple[Hash32, int], ...]:
+    """
+    Return the (hash, sum) pairs that the leaves at `indexes`, which rise, need for the root.
+
+    Level by level from below, left to right; with no index it is the root itself.
+    """
+    levels = _build_levels(leaves)
+    known = list(indexes)
+    if not known:
+        return (levels[-1][0],)
+    path: list[tuple[Hash32, int]] = []
+    for level in levels[:-1]:
+        have = frozenset(known)
+        path += (level[each ^ 1] for each in known if each ^ 1 not in have)
+        known = sorted({index // 2 for index in known})
+    return tuple(path)
+
+
+def climb_sum_multipath(
+    opened: Sequence[tuple[int, tuple[Hash32, int]]],
+    *,
+    count: int,
+    path: Sequence[tuple[Hash32, int]],
+) -> tuple[Hash32, int]:
+    """
+    Return root and sum over `count` leaves of which `opened` (index, (hash, amount)) are shown.
+
+    Raises `RemoteProtocolError` unless the indexes rise and are below `count`, each pair of the
+    path is used, in order, and the sum fits the chain's 64 bits.
+    """
+    check_places([index for index, _ in opened], count)
+    rest, level = iter(path), list(opened)
+    try:
+        if not level:
+            level = [(0, next(rest))]
+        else:
+            for _ in range((count - 1).bit_length()):
+                level = _climb_level(level, rest)
+    except StopIteration:
+        raise RemoteProtocolError("a Merkle path is too short") from None
+    if next(rest, None) is not None:
+        raise RemoteProtocolError("a Merkle path is too long")
+    _, top = level[0]
+    if top[1] > _AMOUNT_MAX:
+        raise RemoteProtocolError("a lane's sum does not fit the chain's 64 bits")
+    return top
+
+
+def _climb_level(
+    level: Sequence[tuple[int, tuple[Hash32, int]]], rest: Iterator[tuple[Hash32, int]]
+) -> list[tuple[int, tuple[Hash32, int]]]:
+    above: list[tuple[int, tuple[Hash32, int]]] = []
+    place = 0
+    while place < len(level):
+        index, node = level[place]
+        place += 1
+        if index % 2:
+            above.append((index // 2, _join(next(rest), node)))
+        elif place < len(level) and level[place][0] == index + 1:
+            above.append((index // 2, _join(node, level[place][1])))
+            place += 1
+        else:
+            above.append((index // 2, _join(node, next(rest))))
+    return above
+
+
 def make_lanes(payments: Iterable[tuple[Address, Address, PaymentLeaf]]) -> tuple[Lane, ...]:
     """
     Group (requester, payee, leaf) into lanes in one order that anybody can repeat.
@@ -179,7 +292,7 @@ def pack_lanes(lanes: Sequence[Lane]) -> PackedBatch:
     packed = b"".join(
         requesters.index(lane.requester).to_bytes(2, "big")
         + payees.index(lane.payee).to_bytes(2, "big")
-        + len(lane.leaves).to_bytes(4, "big")
+        + lane.leaf_count.to_bytes(4, "big")
         + lane.amount.to_bytes(8, "big")
         for lane in lanes
     )

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.rlp_reading import Item, decode_rlp_untrusted
 from gpumarket.protocol.signing import keccak256
 
 EMPTY_ROOT: Final = keccak256(b"\x80")
@@ -24,10 +25,6 @@ NODE_BYTES_MAX: Final = 600
 """A full branch has 532 bytes; a leaf is shorter than that."""
 _WORD: Final = 32
 _BRANCH, _SHORT = 17, 2
-_DEPTH_MAX: Final = 3
-"""Lists within lists in a node: a short node within a branch within a branch does not occur."""
-
-Item: TypeAlias = "bytes | list[Item]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,49 +184,3 @@ def _decode_number(raw: bytes) -> int:
     if len(raw) > _WORD or raw[:1] == b"\0":
         raise RemoteProtocolError("a number in the state is not canonical")
     return int.from_bytes(raw, "big")
-
-
-# ---- RLP -----------------------------------------------------------------------------------
-
-
-def decode_rlp_untrusted(raw: bytes) -> Item:
-    """Decode canonical RLP, all of it; raise `RemoteProtocolError` for anything else."""
-    item, end = _decode_item(raw, 0, len(raw), 0)
-    if end != len(raw):
-        raise RemoteProtocolError("bytes follow the end of RLP")
-    return item
-
-
-def _decode_item(raw: bytes, start: int, end: int, depth: int) -> tuple[Item, int]:
-    if start >= end:
-        raise RemoteProtocolError("RLP is cut off")
-    head = raw[start]
-    if head < 0x80:
-        return raw[start : start + 1], start + 1
-    is_list = head >= 0xC0
-    size, begin = _decode_size(raw, start, end, head - (0xC0 if is_list else 0x80))
-    stop = begin + size
-    if stop > end:
-        raise RemoteProtocolError("RLP is cut off")
-    if not is_list:
-        if size == 1 and raw[begin] < 0x80:
-            raise RemoteProtocolError("RLP is not canonical")
-        return raw[begin:stop], stop
-    if depth >= _DEPTH_MAX:
-        raise RemoteProtocolError("RLP is nested too deep")
-    items: list[Item] = []
-    while begin < stop:
-        item, begin = _decode_item(raw, begin, stop, depth + 1)
-        items.append(item)
-    return items, stop
-
-
-def _decode_size(raw: bytes, start: int, end: int, size: int) -> tuple[int, int]:
-    if size < 56:
-        return size, start + 1
-    begin = start + 1 + size - 55
-    field = raw[start + 1 : begin]
-    actual = int.from_bytes(field, "big")
-    if begin > end or field[0] == 0 or actual < 56:
-        raise RemoteProtocolError("RLP is not canonical")
-    return actual, begin

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.audit_claims import make_claim
 from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import ChainEvidence
@@ -20,6 +23,7 @@ from gpumarket.protocol.ids import Address, Hash32, format_hex
 from gpumarket.protocol.job import JobSpec, VerifyPolicy
 from gpumarket.protocol.ledger import ROLE_VERIFIER, fold_events, make_evidence
 from gpumarket.protocol.order import Order
+from gpumarket.protocol.pools import draw_pool, make_pools
 from gpumarket.protocol.proof import (
     CheckProof,
     EpochDocument,
@@ -30,7 +34,7 @@ from gpumarket.protocol.proof import (
     compute_epoch_root,
 )
 from gpumarket.protocol.receipt import UnitResult
-from gpumarket.protocol.sampling import compute_sample_size, compute_seed, draw_sample
+from gpumarket.protocol.sampling import compute_seed
 from gpumarket.protocol.settlement import (
     Batch,
     PaymentLeaf,
@@ -81,7 +85,9 @@ EPOCHS: Final = (
 
 def make_job(**changes: Any) -> JobSpec:
     """Return a job of six tasks of which two in three are done again."""
-    policy = VerifyPolicy(forged_share_ppm=500_000, confidence_ppm=500_000, units_min=2)
+    policy = VerifyPolicy(
+        rate_ppm=500_000, forged_share_ppm=500_000, confidence_ppm=500_000, units_min=0
+    )
     return factories.make_spec(**({"units": 6, "verify": policy} | changes))
 
 
@@ -140,6 +146,7 @@ class ProofMaker:
                     receipts=tuple(
                         sign(receipt, each.provider, domain=self.domain) for receipt in receipts
                     ),
+                    pools=make_pools((self.spec.verify, receipt.price) for receipt in receipts),
                 )
             )
         cards = [
@@ -168,9 +175,9 @@ class ProofMaker:
         )
         checks, openings, rejected = [], [], []
         for each in EPOCHS[index]:
-            size = compute_sample_size(self.spec.verify, len(each.units))
             owner = make_address(each.provider)
-            drawn = draw_sample(seed, owner, count=len(each.units), size=size)
+            (work,) = (part for part in document.work if part.root.signer == owner)
+            drawn = draw_pool(seed, owner, work.pools[0], stake=0, audited=0)
             for place, unit in enumerate(each.units):
                 result = self.make_result(each.provider, unit)
                 receipt_hash = factories.make_receipt(result).compute_struct_hash()
@@ -199,7 +206,7 @@ class ProofMaker:
         honest = make_cid(f"output {result.unit}")
         own = factories.make_own_result(result, verifier, output=honest)
         seal = factories.make_seal(own, receipt_hash=receipt_hash)
-        opening = factories.make_opening(result, seal_hash=compute_content_hash(seal))
+        opening = factories.make_opening(result, seal_hashes=(compute_content_hash(seal),))
         evidence = factories.make_evidence(own, opening)
         verdict = Verdict.MATCH if result.output == honest else Verdict.MISMATCH
         attestation = factories.make_attestation(
@@ -275,16 +282,17 @@ class ProofMaker:
         )
 
     def make_proof(
-        self, epochs: Sequence[EpochProof], batch: Batch, *, sequence: int, tx_hash: Hash32
+        self, epochs: Sequence[EpochProof], batch: Batch, *, sequence: int
     ) -> ProofOfExecution:
         """Return the whole proof."""
-        return ProofOfExecution(
+        proof = ProofOfExecution(
             domain=self.domain,
             order=self.order,
             job=self.spec,
             epochs=tuple(epochs),
-            settlements=(SettlementProof(sequence=sequence, tx_hash=tx_hash, batch=batch),),
+            settlements=(SettlementProof(sequence=sequence, batch=batch),),
         )
+        return replace(proof, claim=make_claim(proof))
 
 
 # ---- the chain of it -----------------------------------------------------------------------
@@ -363,11 +371,11 @@ def make_settled_job(
     for block, epoch in zip(COMMIT_BLOCKS, epochs, strict=True):
         writer.write_commit(block, epoch)
     batch = maker.make_batch(epochs) if batch is None else batch
-    posted = writer.write_batch(BATCH_BLOCK, batch, sequence=0)
+    writer.write_batch(BATCH_BLOCK, batch, sequence=0)
     writer.write(
         BATCH_BLOCK + 1, "Claimed", payee=make_address("provider-1"), to=bytes(20), amount=1
     )
-    proof = maker.make_proof(epochs, batch, sequence=0, tx_hash=posted.tx_hash)
+    proof = maker.make_proof(epochs, batch, sequence=0)
     return proof, writer.facts
 
 

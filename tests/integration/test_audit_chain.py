@@ -12,9 +12,10 @@ import trio
 from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
 from gpumarket.cli import main as cli_main
-from gpumarket.protocol.codec import compute_content_hash, encode_document
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.proof import ProofOfExecution, compute_epoch_root
+from gpumarket.protocol.proof_file import encode_proof
 from gpumarket.protocol.signing import Domain, keccak256
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
 from gpumarket.testing.factories import change, make_address, make_key
@@ -58,14 +59,14 @@ async def settle(rpc_url: str) -> ProofOfExecution:
         await coordinator.fix_seed(make_address("coordinator"), index, header=header, nonces=nonces)
         epochs.append(maker.make_epoch(index, header))
     batch = maker.make_batch(epochs)
-    posted = await coordinator.post_batch(compute_content_hash(batch), batch.lanes)
-    return maker.make_proof(epochs, batch, sequence=0, tx_hash=posted.tx_hash)
+    await coordinator.post_batch(compute_content_hash(batch), batch.lanes)
+    return maker.make_proof(epochs, batch, sequence=0)
 
 
 def verify(
     capsys: pytest.CaptureFixture[str], path: Path, proof: ProofOfExecution, rpc_url: str
 ) -> tuple[int, dict[str, str]]:
-    path.write_bytes(encode_document(proof))
+    path.write_bytes(encode_proof(proof))
     contract = format_hex(proof.domain.contract)
     flags = ("--rpc", rpc_url, "--chain-id", "31337", "--contract", contract, "--json")
     code = cli_main.run(("audit", "verify", str(path), *flags))

@@ -13,10 +13,11 @@ from gpumarket.adapters.chain import ChainFact, Rules
 from gpumarket.cli import main as cli_main
 from gpumarket.protocol.audit import CHECKS, NOT_CHECKED
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
-from gpumarket.protocol.codec import compute_content_hash, encode_document, to_dag_json
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Address, format_hex
-from gpumarket.protocol.proof import ProofOfExecution, decode_proof_untrusted
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_file import decode_proof_untrusted, encode_proof, format_proof
 from gpumarket.testing import factories
 from gpumarket.testing.factories import change, make_address
 from gpumarket.testing.fake_coordinator import FakeCoordinator
@@ -66,7 +67,7 @@ def chain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def save(path: Path, proof: ProofOfExecution) -> str:
-    path.write_bytes(encode_document(proof))
+    path.write_bytes(encode_proof(proof))
     return str(path)
 
 
@@ -127,7 +128,7 @@ def test_the_json_form_has_the_same_lines(capsys, proof_file):
 
 def test_the_json_form_of_a_proof_is_read_as_well(capsys, tmp_path):
     path = tmp_path / "proof.json"
-    path.write_text("\n " + to_dag_json(PROOF))
+    path.write_text("\n " + format_proof(PROOF))
     assert run(capsys, "verify", str(path), "--rpc", RPC, *FLAGS)[0] == 0
 
 
@@ -191,7 +192,7 @@ def test_a_contract_that_only_the_proof_names_is_said(capsys, proof_file):
 def test_the_proof_of_a_job_is_fetched_and_not_believed(
     capsys, fake: FakeCoordinator, devnet: Path
 ):
-    fake.proof = encode_document(PROOF)
+    fake.proof = encode_proof(PROOF)
     fake.jobs["gm-7f3kq2x4ab"] = {"id": "gm-7f3kq2x4ab"}
     code, _, err = run(capsys, "verify", "gm-7f3kq2x4ab", "--rpc", RPC, *FLAGS)
     assert code == 0

@@ -1,0 +1,361 @@
+"""
+From one trusted block hash to the facts an audit believes, by headers and state proofs alone.
+
+Which slots of which account are read in which block follows from the job and the numbers of the
+anchored blocks, so prover and auditor list the same ones: `plan_reads`.
+Source: EIP-2935 for the history contract and the blocks it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gpumarket.protocol.chain_proof import Anchor, ChainProof
+from gpumarket.protocol.contract_code import (
+    CompiledContract,
+    compute_disputes_code_hash,
+    compute_settlement_code_hash,
+)
+from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.header import Header, decode_header_untrusted
+from gpumarket.protocol.ids import Address, Hash32, format_hex
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.settlement import Batch
+from gpumarket.protocol.signing import encode_address, encode_uint, keccak256
+from gpumarket.protocol.state_proof import Account, read_accounts_untrusted, read_slots_untrusted
+
+HISTORY: Final[Address] = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
+"""The history contract of EIP-2935."""
+HISTORY_WINDOW: Final = 8_191
+"""Blocks back of which a state holds the hashes."""
+
+
+class LinkFault(RemoteProtocolError):
+    """A header does not hang on the trusted block hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The contracts whose state is read, as the compiler left them."""
+
+    settlement: CompiledContract
+    disputes: CompiledContract
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What must be proven of one block's state, in this order."""
+
+    block: int
+    settlement: tuple[Hash32, ...]
+    disputes: tuple[Hash32, ...]
+    history: tuple[int, ...]
+    """Numbers of the blocks whose hashes are read."""
+
+    @property
+    def history_slots(self) -> tuple[Hash32, ...]:
+        """Where the history contract keeps these hashes."""
+        return tuple(encode_uint(number % HISTORY_WINDOW) for number in self.history)
+
+    def list_accounts(self, settlement: Address, disputes: Address) -> list[Address]:
+        """Return the accounts that are read."""
+        wanted = ((settlement, self.settlement), (disputes, self.disputes), (HISTORY, self.history))
+        return [address for address, slots in wanted if slots]
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenState:
+    """The words of one block's state that were proven, by their slots."""
+
+    header: Header
+    settlement: Mapping[Hash32, int]
+    disputes: Mapping[Hash32, int]
+
+    def read_settlement(self, slot: Hash32, words: int = 1) -> tuple[int, ...]:
+        """Return a struct's words."""
+        return tuple(self.settlement[each] for each in list_words(slot, words))
+
+
+def list_words(slot: Hash32, words: int) -> list[Hash32]:
+    """Return the slots of a struct of so many words."""
+    first = int.from_bytes(slot, "big")
+    return [encode_uint((first + each) % 2**256) for each in range(words)]
+
+
+# ---- which slots ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Finds what the contracts keep about a job."""
+
+    compiled: Compiled
+
+    def find_commitment(self, committer: Address, sequence: int) -> Hash32:
+        """Return the slot of a commitment's hash."""
+        variable = self.compiled.settlement.storage["_commitments"]
+        return variable.find_slot(encode_address(committer), encode_uint(sequence))
+
+    def find_batch(self, coordinator: Address, sequence: int) -> Hash32:
+        """Return the slot of a batch's hash."""
+        variable = self.compiled.settlement.storage["_batches"]
+        return variable.find_slot(encode_address(coordinator), encode_uint(sequence))
+
+    def find_operator(self, operator: Address) -> Hash32:
+        """Return the first slot of a provider's or verifier's record."""
+        return self.compiled.settlement.storage["_operators"].find_slot(encode_address(operator))
+
+    def find_escrow(self, requester: Address) -> Hash32:
+        """Return the slot of a requester's escrow."""
+        return self.compiled.settlement.storage["_requesters"].find_slot(encode_address(requester))
+
+    def find_credit(self, payee: Address) -> Hash32:
+        """Return the slot of a payee's credit."""
+        return self.compiled.settlement.storage["_payees"].find_slot(encode_address(payee))
+
+    def find_lane(self, coordinator: Address, sequence: int, lane: int) -> Hash32:
+        """Return the slot of what was taken out of a lane."""
+        key = keccak256(encode_address(coordinator) + encode_uint(sequence) + encode_uint(lane))
+        return self.compiled.disputes.storage["_lanes"].find_slot(key)
+
+    def find_direct(self, order_hash: Hash32, line: int) -> Hash32:
+        """Return the slot that says whether a line was settled without its coordinator."""
+        variable = self.compiled.disputes.storage["_settled"]
+        return variable.find_slot(order_hash, encode_uint(line))
+
+
+OPERATOR_WORDS: Final = 2
+"""Words of an operator's record that are read: role and times, then the stake."""
+
+
+def list_verifiers(proof: ProofOfExecution) -> list[Address]:
+    """Return who made the job's checks."""
+    return sorted({check.seal.signer for epoch in proof.epochs for check in epoch.checks})
+
+
+def list_own_lanes(proof: ProofOfExecution, batch: Batch) -> list[int]:
+    """Return the lanes of a batch with a leaf of this order that is shown."""
+    own = proof.order.body.compute_struct_hash()
+    return [
+        number
+        for number, lane in enumerate(batch.lanes)
+        if any(leaf.order_hash == own for leaf in lane.leaves)
+    ]
+
+
+def list_own_work_lines(proof: ProofOfExecution) -> list[int]:
+    """Return the lines of this order's work that are shown to be paid."""
+    own = proof.order.body
+    own_hash = own.compute_struct_hash()
+    return [
+        leaf.line
+        for settlement in proof.settlements
+        for lane in settlement.batch.lanes
+        for leaf in lane.leaves
+        if leaf.order_hash == own_hash and leaf.line < own.units
+    ]
+
+
+def list_anchor_blocks(newest: int, batches: Sequence[int]) -> list[int]:
+    """Return the blocks whose state is read: the newest, each batch's, and the one before each."""
+    return sorted({newest, *batches, *(block - 1 for block in batches)}, reverse=True)
+
+
+def plan_reads(
+    proof: ProofOfExecution,
+    compiled: Compiled,
+    *,
+    anchors: Sequence[tuple[int, int]],
+    batches: Sequence[int],
+    headers: Sequence[int],
+) -> list[Reads]:
+    """
+    Return what must be proven in each anchored block.
+
+    `anchors` are (number, time) of blocks, newest first; `batches` the blocks of the proof's
+    settlements; `headers` those of commitments and seeds. Raises `LinkFault` where a block is
+    beyond what any anchored state knows.
+    """
+    numbers = [number for number, _ in anchors]
+    slots = Slots(compiled)
+    history = _plan_history(numbers, headers)
+    plans = []
+    for place, (number, time) in enumerate(anchors):
+        settlement = list(_list_settlement_slots(proof, slots, number, batches, is_first=not place))
+        disputes = _list_dispute_slots(proof, slots, time) if not place else []
+        plans.append(
+            Reads(
+                block=number,
+                settlement=tuple(dict.fromkeys(settlement)),
+                disputes=tuple(dict.fromkeys(disputes)),
+                history=tuple(history.get(number, ())),
+            )
+        )
+    return plans
+
+
+def _plan_history(anchors: Sequence[int], headers: Sequence[int]) -> dict[int, list[int]]:
+    plan: dict[int, list[int]] = {}
+    known = {number - 1 for number in anchors}  # by the parent hash in the header
+    for number in sorted({*anchors[1:], *headers} - known - set(anchors[:1]), reverse=True):
+        for anchor in anchors:
+            if number < anchor <= number + HISTORY_WINDOW:
+                plan.setdefault(anchor, []).append(number)
+                break
+        else:
+            raise LinkFault(f"block {number} is linked to no newer block of the proof")
+    return plan
+
+
+def _list_settlement_slots(
+    proof: ProofOfExecution, slots: Slots, number: int, batches: Sequence[int], *, is_first: bool
+) -> Iterator[Hash32]:
+    if is_first:
+        for epoch in proof.epochs:
+            yield slots.find_commitment(epoch.committer, epoch.sequence)
+        for verifier in list_verifiers(proof):
+            yield from list_words(slots.find_operator(verifier), OPERATOR_WORDS)
+    for settlement, block in zip(proof.settlements, batches, strict=True):
+        batch = settlement.batch
+        if number in (block, block - 1):
+            yield slots.find_batch(batch.coordinator, settlement.sequence)
+            for requester in sorted({lane.requester for lane in batch.lanes}):
+                yield slots.find_escrow(requester)
+        if number == block - 1:
+            for payee in sorted({lane.payee for lane in batch.lanes}):
+                yield slots.find_credit(payee)
+
+
+def _list_dispute_slots(proof: ProofOfExecution, slots: Slots, time: int) -> list[Hash32]:
+    found = [
+        slots.find_lane(settlement.batch.coordinator, settlement.sequence, lane)
+        for settlement in proof.settlements
+        for lane in list_own_lanes(proof, settlement.batch)
+    ]
+    # Before that nothing can be settled without the coordinator.
+    if time > proof.order.body.settle_by:
+        own = proof.order.body.compute_struct_hash()
+        found += [slots.find_direct(own, line) for line in list_own_work_lines(proof)]
+    return found
+
+
+# ---- links and state -----------------------------------------------------------------------
+
+
+def read_states_untrusted(
+    proof: ProofOfExecution, chain: ChainProof, compiled: Compiled, *, trusted: Hash32
+) -> tuple[dict[int, ProvenState], dict[int, Hash32]]:
+    """
+    Return the proven state of each anchored block, and the hashes of all blocks that were linked.
+
+    Raises `LinkFault` where a header does not hang on the trusted block, and
+    `RemoteProtocolError` where a state is not proven.
+    """
+    headers = [decode_header_untrusted(anchor.header) for anchor in chain.anchors]
+    if headers[0].block_hash != trusted:
+        raise LinkFault(
+            f"the newest header, of block {headers[0].number}, is not that of the trusted block"
+        )
+    batches = [claim.block for claim in chain.batches]
+    _check_shape(proof, chain, [header.number for header in headers], batches)
+    singles = _list_headers(proof, chain)
+    plans = plan_reads(
+        proof,
+        compiled,
+        anchors=[(header.number, header.timestamp) for header in headers],
+        batches=batches,
+        headers=[header.number for header in singles],
+    )
+    hashes = {headers[0].number: trusted}
+    states: dict[int, ProvenState] = {}
+    for anchor, header, plan in zip(chain.anchors, headers, plans, strict=True):
+        _check_link(header, hashes)
+        states[header.number] = _read_state(proof, chain, compiled, anchor, header, plan, hashes)
+        hashes[header.number - 1] = header.parent_hash
+    for header in singles:
+        _check_link(header, hashes)
+    return states, hashes
+
+
+def _check_shape(
+    proof: ProofOfExecution, chain: ChainProof, numbers: list[int], batches: list[int]
+) -> None:
+    if len(chain.commits) != len(proof.epochs) or len(batches) != len(proof.settlements):
+        raise LinkFault("the chain's part counts other epochs or settlements than the proof")
+    newest = numbers[0]
+    if numbers != list_anchor_blocks(newest, batches) or newest < max(batches, default=0):
+        raise LinkFault("the anchored blocks are not those of the batches and the one before each")
+
+
+def _list_headers(proof: ProofOfExecution, chain: ChainProof) -> list[Header]:
+    found = []
+    for epoch, claim in zip(proof.epochs, chain.commits, strict=True):
+        found.append(decode_header_untrusted(claim.header))
+        found.append(decode_header_untrusted(epoch.header))
+    return found
+
+
+def _check_link(header: Header, hashes: Mapping[int, Hash32]) -> None:
+    if hashes.get(header.number) != header.block_hash:
+        raise LinkFault(f"the header of block {header.number} does not hang on the trusted block")
+
+
+def _read_state(
+    proof: ProofOfExecution,
+    chain: ChainProof,
+    compiled: Compiled,
+    anchor: Anchor,
+    header: Header,
+    plan: Reads,
+    hashes: dict[int, Hash32],
+) -> ProvenState:
+    contract, disputes = proof.domain.contract, chain.contract.disputes
+    addresses = plan.list_accounts(contract, disputes)
+    accounts = dict(
+        zip(
+            addresses,
+            read_accounts_untrusted(header.state_root, addresses, anchor.accounts),
+            strict=True,
+        )
+    )
+    _check_code(proof, chain, compiled, accounts)
+    words = []
+    for address, slots, nodes in (
+        (contract, plan.settlement, anchor.settlement),
+        (disputes, plan.disputes, anchor.disputes),
+        (HISTORY, plan.history_slots, anchor.history),
+    ):
+        if not slots and nodes:
+            raise RemoteProtocolError("trie nodes of an account that is not read")
+        root = accounts[address].storage_root if slots else b""
+        words.append(read_slots_untrusted(root, slots, nodes) if slots else ())
+    for number, word in zip(plan.history, words[2], strict=True):
+        hashes[number] = encode_uint(word)
+    return ProvenState(
+        header=header,
+        settlement=dict(zip(plan.settlement, words[0], strict=True)),
+        disputes=dict(zip(plan.disputes, words[1], strict=True)),
+    )
+
+
+def _check_code(
+    proof: ProofOfExecution,
+    chain: ChainProof,
+    compiled: Compiled,
+    accounts: Mapping[Address, Account],
+) -> None:
+    domain, claim = proof.domain, chain.contract
+    found = accounts.get(domain.contract)
+    if found is not None:
+        expected = compute_settlement_code_hash(compiled.settlement, claim, domain)
+        if found.code_hash != expected:
+            raise RemoteProtocolError(
+                f"the code at {format_hex(domain.contract)} is not the settlement contract of "
+                f"chain {domain.chain_id} with these parameters"
+            )
+    found = accounts.get(claim.disputes)
+    if found is not None:
+        if found.code_hash != compute_disputes_code_hash(compiled.disputes, domain):
+            raise RemoteProtocolError("the code of the disputes contract is another")
