@@ -77,6 +77,9 @@ class PlayedProvider:
     signs_roots: bool = True
     opens: bool = True
     has_outputs: bool = True
+    stake: int = 0
+    payout: str = ""
+    """Whose address its claims go to; empty is its own."""
     keeps_approvals: bool = True
     approvals: list[Approval] = field(default_factory=list)
     leases: dict[Hash32, LeaseOffer] = field(default_factory=dict)
@@ -135,7 +138,9 @@ class PlayedProvider:
         return messages.RootSigned(root=sign(root, self.name))
 
     def open(self, request: messages.OpeningsRequested) -> messages.ResultsOpened:
-        seals = {seal.body.receipt_hash: compute_content_hash(seal.body) for seal in request.seals}
+        seals: dict[Hash32, list[Hash32]] = {}
+        for seal in request.seals:
+            seals.setdefault(seal.body.receipt_hash, []).append(compute_content_hash(seal.body))
         openings = []
         for lease_id in request.lease_ids:
             if lease_id not in self.receipts:
@@ -144,7 +149,7 @@ class PlayedProvider:
             opening = Opening(
                 result=self.results[lease_id],
                 receipt_hash=receipt_hash,
-                seal_hash=seals.get(receipt_hash, ZERO_HASH),
+                seal_hashes=tuple(sorted(seals.get(receipt_hash, ()))),
             )
             openings.append(sign(opening, self.name))
         return messages.ResultsOpened(epoch=request.epoch, openings=tuple(openings))
@@ -160,6 +165,8 @@ class PlayedVerifier:
     is_silent: bool = False
     is_mute_when_shown: bool = False
     stake: int = 10
+    payout: str = ""
+    """Whose address its claims go to; empty is its own."""
     own: dict[Hash32, OwnResult] = field(default_factory=dict)
 
     @property
@@ -415,7 +422,8 @@ class Market:
                 session=provider.session,
                 offer=make_signed_offer(provider.name, **changes),
                 running=tuple(provider.leases),
-                stake=Amount(0),
+                stake=Amount(provider.stake),
+                payout=make_address(provider.payout or provider.name),
             )
         )
 
@@ -450,6 +458,7 @@ class Market:
                 session=verifier.session,
                 card=make_signed_card(verifier.name, **changes),
                 stake=Amount(verifier.stake),
+                payout=make_address(verifier.payout or verifier.name),
             )
         )
 

@@ -13,7 +13,7 @@ from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
-from coordinator.core.state import BatchRecord, Epoch, Job, LogEntry, Pause, Provider, State, Unit
+from coordinator.core.state import BatchRecord, Job, LogEntry, Pause, Provider, State, Unit
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.units import PPM

@@ -14,12 +14,13 @@ from typing import Final
 
 from coordinator.core import (
     admission,
+    assigning,
     batching,
     checking,
     epochs,
     events,
-    judging,
     hardware_checks,
+    judging,
     leases,
     placing,
     relaying,
@@ -62,16 +63,18 @@ TIMERS: Final[dict[str, Timer]] = {
     "root": epochs.expire_roots,
     "chain": epochs.retry_call,
     "check": checking.expire_check,
+    "class": _wake,
+    "overlap": checking.expire_overlap,
     "opening": checking.expire_openings,
     "fetch": judging.expire_fetch,
     "refetch": judging.refetch,
     "lost-provider": sessions.expire_provider,
     "lost-verifier": sessions.expire_verifier,
+    "hardware": hardware_checks.begin_round,
+    "hardware-step": hardware_checks.expire_step,
 }
 """What each kind of timer does when it fires; one whose cause is gone does nothing."""
 
-    "hardware": hardware_checks.begin_round,
-    "hardware-step": hardware_checks.expire_step,
 
 class CoordinatorState(State, kw_only=True):
     """A coordinator's memory with the two methods that the runtime calls."""
@@ -156,13 +159,13 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
             return judging.take_output(state, event)
         case events.OutputMissing():
             return judging.miss_output(state, event)
-
-
-def _receive(state: State, event: MessageReceived) -> list[Effect]:
         case events.HardwareSecretDrawn():
             return hardware_checks.take_secret(state, event)
         case events.HardwareJudged():
             return hardware_checks.take_judgement(state, event)
+
+
+def _receive(state: State, event: MessageReceived) -> list[Effect]:
     try:
         return _hear(state, event.sender, event.message)
     except RemoteProtocolError as error:
@@ -193,15 +196,15 @@ def _hear(  # noqa: C901  one case for each message
             return judging.take_verdict(state, sender, message)
         case messages.ApprovalsKept():
             return relaying.take_kept(state, sender, message)
-
-
-def _begin_checks(state: State, event: events.SeedFixed) -> list[Effect]:
         case messages.HardwareAnswered():
             return hardware_checks.take_answer(state, sender, message)
         case messages.HardwareReady():
             return hardware_checks.take_ready(state, sender, message)
         case messages.HardwareOpened():
             return hardware_checks.take_opening(state, sender, message)
+
+
+def _begin_checks(state: State, event: events.SeedFixed) -> list[Effect]:
     if not epochs.take_seed(state, event):
         return []
     epoch = state.epochs[event.epoch]
@@ -216,7 +219,7 @@ def _settle_down(state: State) -> list[Effect]:
     for _ in range(_ROUNDS_MAX):
         new = placing.place_waiting(state)
         new += epochs.open_due_epochs(state)
-        new += checking.ask_verifiers(state)
+        new += assigning.ask_verifiers(state)
         touched, state.touched = list(state.touched), {}
         for order_hash in touched:
             new += settling.advance_job(state, state.jobs[order_hash])

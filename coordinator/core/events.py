@@ -14,7 +14,7 @@ import msgspec
 
 from gpumarket.protocol import messages
 from gpumarket.protocol.disputes import Acceptance
-from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr, ShortText
+from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Cid, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.order import Order
@@ -112,6 +112,8 @@ class ProviderJoined(_Event, frozen=True, kw_only=True):
     """Leases the provider still works on or has receipts for; complete in a new session."""
     stake: Amount
     """Stake on chain, less what is being unstaked."""
+    payout: Address = ZERO_ADDRESS
+    """Where its claims go on chain; zero is to itself."""
 
 
 class ProviderLeft(_Event, frozen=True, kw_only=True):
@@ -128,6 +130,8 @@ class VerifierJoined(_Event, frozen=True, kw_only=True):
     session: U64
     card: Signed[VerifierCard]
     stake: Amount
+    payout: Address = ZERO_ADDRESS
+    """Where its claims go on chain; zero is to itself."""
 
 
 class VerifierLeft(_Event, frozen=True, kw_only=True):
@@ -147,13 +151,13 @@ PeerMessage = (
     | messages.ResultsOpened
     | messages.CheckDone
     | messages.ApprovalsKept
+    | messages.HardwareAnswered
+    | messages.HardwareReady
+    | messages.HardwareOpened
 )
 """What providers and verifiers may say after their hello, besides progress."""
 
 
-    | messages.HardwareAnswered
-    | messages.HardwareReady
-    | messages.HardwareOpened
 class MessageReceived(_Event, frozen=True, kw_only=True):
     """A peer said something; the envelope's signature, recipient and sequence were checked."""
 
@@ -255,10 +259,6 @@ class OutputMissing(_Event, frozen=True, kw_only=True):
     text: str
 
 
-Event = (
-    ProcessStarted
-    | TimePassed
-    | JobSubmitted
 # ---- hardware ------------------------------------------------------------------------------
 
 
@@ -277,6 +277,10 @@ class HardwareJudged(_Event, frozen=True, kw_only=True):
     """What is wrong with it; empty where nothing is."""
 
 
+Event = (
+    ProcessStarted
+    | TimePassed
+    | JobSubmitted
     | JobCancelled
     | WorkAccepted
     | EscrowSeen
@@ -293,9 +297,9 @@ class HardwareJudged(_Event, frozen=True, kw_only=True):
     | ChainRefused
     | OutputFetched
     | OutputMissing
+    | HardwareSecretDrawn
+    | HardwareJudged
 )
 
 EVENT: Any = Event
 """The union as msgspec and the runtime take it; mypy has no type for one."""
-    | HardwareSecretDrawn
-    | HardwareJudged

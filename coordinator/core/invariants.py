@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
+from coordinator.core.epoch_state import Epoch
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.pools import find_pool, list_checks
 from coordinator.core.relaying import UNHEARD_MAX
 from coordinator.core.settlement_pool import count_pool
 from coordinator.core.settling import compute_money, is_posted, list_payments
-from coordinator.core.state import (
-    BatchRecord,
-    Epoch,
-    Job,
-    Lease,
-    State,
-    find_bill,
-    make_bill_key,
-)
+from coordinator.core.state import BatchRecord, Job, Lease, State, find_bill, make_bill_key
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address
@@ -209,12 +203,13 @@ def _has_passed(state: State, lease: Lease) -> bool:
     if lease.epoch is None or lease.opening is None or not lease.is_output_here:
         return False
     epoch = state.epochs[lease.epoch]
-    verdicts = {
-        check.verdict
-        for check in epoch.checks.values()
-        if check.provider == lease.provider and check.order_hash == lease.order_hash
-    }
-    return epoch.seed is not None and Verdict.MISMATCH not in verdicts and None not in verdicts
+    pool = find_pool(epoch.parts[lease.provider], lease.order_hash)
+    checks = list_checks(epoch, pool)
+    verdicts = {check.verdict for check in checks}
+    own = {check.verdict for check in checks if check.lease_id == lease.lease_id}
+    is_undecided = bool(own) and Verdict.MATCH not in own
+    is_clean = Verdict.MISMATCH not in verdicts and None not in verdicts
+    return epoch.seed is not None and pool.is_cleared and is_clean and not is_undecided
 
 
 def _check_leases(state: State) -> Iterator[str]:
@@ -247,12 +242,12 @@ def _check_peers(state: State) -> Iterator[str]:
         if (provider.lost_at is None) is not (provider.session > 0):
             yield "a provider is both connected and lost"
     asked = {
-        check.receipt_hash: check.verifier
+        check.key: check.verifier
         for number in state.open_epochs
         for check in state.epochs[number].checks.values()
         if check.state is CheckState.ASKED
     }
-    held_checks = {h: address for address, v in state.verifiers.items() for h in v.asked}
+    held_checks = {key: address for address, v in state.verifiers.items() for key in v.asked}
     if asked != held_checks:
         yield "checks asked and verifiers' slots differ"
 
@@ -263,7 +258,7 @@ def _check_epochs(state: State) -> Iterator[str]:
             yield f"epoch {number} is {epoch.state.value} and in the wrong list"
         yield from _check_parts(state, epoch)
     waiting = {
-        check.receipt_hash
+        check.key
         for number in state.open_epochs
         for check in state.epochs[number].checks.values()
         if check.state is CheckState.WAITING
@@ -277,6 +272,9 @@ def _check_parts(state: State, epoch: Epoch) -> Iterator[str]:
     if closed is not (epoch.state is EpochState.CLOSED):
         yield f"epoch {epoch.number} is {epoch.state.value} and its parts are not"
     for part in epoch.parts.values():
+        pooled = [lease_id for pool in part.pools for lease_id in pool.lease_ids]
+        if pooled != list(part.lease_ids):
+            yield f"epoch {epoch.number} has pools that are not its leaves"
         if part.stage is PartStage.CLOSED and part.open_orders:
             yield f"epoch {epoch.number} has closed a part with work left"
         if part.stage not in (PartStage.SIGNING, PartStage.CLOSED) and part.signed is None:
@@ -304,7 +302,7 @@ def _check_timers(state: State) -> Iterator[str]:
     for number in state.open_epochs:
         for check in state.epochs[number].checks.values():
             waits = check.state in (CheckState.ASKED, CheckState.SHOWN)
-            if waits and ("check", check.receipt_hash) not in timers:
+            if waits and ("check", check.key) not in timers:
                 yield f"a check of epoch {number} may never end"
 
 

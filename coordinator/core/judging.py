@@ -1,28 +1,33 @@
 """
 Judging: verdicts and fetched outputs decide what a provider is paid for.
 
-A provider's tasks of one job in one epoch stand or fall together: one forged result and none
-of them is paid. What passes must also be here in full: an output nobody can fetch is no work.
+A provider's results in one pool stand or fall together, whatever jobs they are of: one forged
+result and none of them is paid. What passes must also be here in full: an output nobody can fetch
+is no work.
 """
 
 from __future__ import annotations
 
 from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
+from coordinator.core.epoch_state import Check, Epoch, Part, Pool, move_check, move_part
 from coordinator.core.epochs import close_epoch
 from coordinator.core.events import OutputFetched, OutputMissing
 from coordinator.core.leases import cancel_lease, end_with_failure
 from coordinator.core.lifecycle import CheckState, PartStage, UnitState
+from coordinator.core.pools import (
+    describe_extent,
+    find_check_of,
+    find_policy,
+    find_pool,
+    list_checks,
+)
 from coordinator.core.relaying import relay_matches
 from coordinator.core.state import (
-    Check,
-    Epoch,
     Lease,
-    Part,
     State,
+    find_standing,
     get_receipt,
-    move_check,
     move_lease,
-    move_part,
     move_unit,
     note_facts,
     set_timer,
@@ -66,7 +71,7 @@ def start_judging(state: State, epoch: Epoch, provider: Address) -> list[Effect]
             continue
         move_check(check, CheckState.SHOWN)
         check.deadline = Timestamp(state.now + state.settings.compare_seconds)
-        set_timer(state, check.deadline, "check", key=check.receipt_hash)
+        set_timer(state, check.deadline, "check", key=check.key)
         effects.append(make_result_shown(state, check))
     return effects + judge_part(state, epoch, provider)
 
@@ -184,13 +189,10 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
     attestation = verify(message.attestation, state.settings.domain)
     if attestation.signer != sender:
         raise RemoteProtocolError("an attestation is signed by somebody else than its sender")
-    number = state.check_epochs.get(attestation.body.receipt_hash)
-    epoch = state.epochs[number] if number is not None else None
-    check = epoch.checks[attestation.body.receipt_hash] if epoch else None
-    if epoch is None or check is None or check.verifier != sender:
+    found = find_check_of(state, attestation.body.receipt_hash, sender)
+    if found is None or found[1].state is not CheckState.SHOWN:
         return []
-    if check.state is not CheckState.SHOWN:
-        return []
+    epoch, check = found
     verdict = _check_verdict(state, check, attestation.body, message.evidence)
     check.attestation, check.evidence, check.verdict = (
         message.attestation,
@@ -231,19 +233,23 @@ def _check_verdict(
     is_same = decode_cid_untrusted(own.output) == decode_cid_untrusted(theirs)
     if verdict is Verdict.MISMATCH and has_run and is_same:
         raise RemoteProtocolError("a verifier calls two equal outputs a mismatch")
+    result = lease.opening.body.result
+    is_foreign = find_policy(state, lease).proves_nothing(own.repro_class, result.repro_class)
+    if verdict is Verdict.MISMATCH and is_foreign:
+        raise RemoteProtocolError("a verifier calls bytes of another class of machine a mismatch")
     if verdict is Verdict.MATCH and not has_run:
         raise RemoteProtocolError("a verifier whose own run failed states a match")
     return verdict
 
 
 def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
-    """Judge each job of a part whose verdicts and outputs are in; close the part after the last."""
+    """Judge each pool whose verdicts are in and its jobs; close the part after the last."""
     part = epoch.parts[provider]
     if part.stage is not PartStage.JUDGING:
         return []
     effects: list[Effect] = []
-    for order_hash in list(part.open_orders):
-        effects += _judge_order(state, epoch, provider, order_hash)
+    for pool in part.pools:
+        effects += _judge_pool(state, epoch, provider=provider, pool=pool)
     if part.open_orders:
         return effects
     move_part(part, PartStage.CLOSED)
@@ -252,22 +258,46 @@ def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
     return [*effects, make_epoch_closed(epoch, provider)]
 
 
-def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash32) -> list[Effect]:
+def uphold(state: State, epoch: Epoch, pool: Pool) -> bool:
+    """
+    Say whether a mismatch stands among the checks of a pool, all of which are done.
+
+    As yet any verifier's word stands, also against that of a second one.
+    """
+    return any(check.verdict is Verdict.MISMATCH for check in list_checks(epoch, pool))
+
+
+def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) -> list[Effect]:
     part = epoch.parts[provider]
-    checks = [
-        check
-        for check in epoch.checks.values()
-        if check.provider == provider and check.order_hash == order_hash
-    ]
-    if any(check.state is not CheckState.DONE for check in checks):
+    orders = [order_hash for order_hash in pool.order_hashes if order_hash in part.open_orders]
+    checks = list_checks(epoch, pool)
+    if not orders or any(check.state is not CheckState.DONE for check in checks):
         return []
-    if any(check.verdict is Verdict.MISMATCH for check in checks):
+    if uphold(state, epoch, pool):
         note_facts(state, provider).forged += 1
-        return end_order(state, epoch, provider=provider, order_hash=order_hash, reason=FORGED)
+        state.standings[provider].audited = 0
+        return end_pool(state, epoch, provider=provider, pool=pool, reason=FORGED)
+    if not pool.is_cleared:
+        pool.is_cleared = True
+        matched = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
+        find_standing(state, provider).audited += len(matched)
+    effects: list[Effect] = []
+    for order_hash in orders:
+        effects += _judge_order(state, epoch, provider=provider, order_hash=order_hash)
+    return effects
+
+
+def _judge_order(
+    state: State, epoch: Epoch, *, provider: Address, order_hash: Hash32
+) -> list[Effect]:
+    part = epoch.parts[provider]
+    pool = find_pool(part, order_hash)
+    checks = [check for check in list_checks(epoch, pool) if check.order_hash == order_hash]
     leases = [le for le in list_open_leases(state, part) if le.order_hash == order_hash]
     if any(lease.fetch_by is not None for lease in leases):
         return []
-    undecided = {c.lease_id for c in checks if c.verdict is Verdict.INCONCLUSIVE}
+    decided = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
+    undecided = {check.lease_id for check in checks} - decided
     part.open_orders.remove(order_hash)
     effects: list[Effect] = []
     for lease in leases:
@@ -288,6 +318,9 @@ def _judge_order(state: State, epoch: Epoch, provider: Address, order_hash: Hash
     effects += relay_matches(state, words)
     accepted = sum(lease.state is LeaseState.ACCEPTED for lease in leases)
     text = f"{len(matched)} of {len(checks)} checks match: {accepted} tasks are accepted"
+    jobs, shared = len(pool.order_hashes), list_checks(epoch, pool)
+    if jobs > 1:
+        text += f"; none of {len(shared)} checks across {jobs} jobs speaks against this provider"
     write_log(state, state.jobs[order_hash], "verified", text=text, actor=provider)
     return effects
 
@@ -314,13 +347,24 @@ def reject_lease(state: State, lease: Lease, reason: Reason) -> list[Effect]:
     return end_with_failure(state, lease, reason, log_type="rejected")
 
 
-def end_order(
-    state: State, epoch: Epoch, *, provider: Address, order_hash: Hash32, reason: Reason
+def end_pool(
+    state: State, epoch: Epoch, *, provider: Address, pool: Pool, reason: Reason
 ) -> list[Effect]:
-    """Reject a provider's tasks of one job in an epoch and keep it away from that job."""
-    part, job = epoch.parts[provider], state.jobs[order_hash]
-    part.open_orders.remove(order_hash)
+    """Reject all of a provider's results in a pool and keep it away from the jobs they are of."""
+    part = epoch.parts[provider]
     part.reason = reason
+    effects: list[Effect] = []
+    for order_hash in pool.order_hashes:
+        if order_hash in part.open_orders:
+            part.open_orders.remove(order_hash)
+            effects += _end_order(state, part, provider=provider, order_hash=order_hash)
+    return effects
+
+
+def _end_order(state: State, part: Part, *, provider: Address, order_hash: Hash32) -> list[Effect]:
+    job, pool, reason = state.jobs[order_hash], find_pool(part, order_hash), part.reason
+    if reason is None:
+        raise LocalProtocolError("a pool ends without a reason")
     if provider not in job.excluded:
         job.excluded.append(provider)
     listed = [state.leases[lease_id] for lease_id in part.lease_ids]
@@ -329,7 +373,9 @@ def end_order(
         for lease in listed
         if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED
     ]
-    text = f"{reason.text}: {len(leases)} tasks go to others, unpaid"
+    extent = describe_extent(pool)
+    others = f"; none {extent} is paid" if extent else ""
+    text = f"{reason.text}: {len(leases)} tasks go to others, unpaid{others}"
     write_log(state, job, "unpaid", text=text, actor=provider, reason=reason)
     effects: list[Effect] = []
     for lease in leases:

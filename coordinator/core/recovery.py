@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordinator.core.assigning import make_check_request
 from coordinator.core.batching import list_unposted
-from coordinator.core.checking import list_unopened, make_check_request, make_openings_request
+from coordinator.core.checking import list_unopened, make_openings_request
 from coordinator.core.effects import DrawNonce, Effect, PublishDocument, ReadEscrow, SendMessage
+from coordinator.core.epoch_state import Epoch
 from coordinator.core.epochs import make_commit, make_seed_request, request_root
 from coordinator.core.judging import find_awaited, make_fetch, make_result_shown
 from coordinator.core.lifecycle import CheckState, EpochState, PartStage
 from coordinator.core.placing import make_proposal
 from coordinator.core.relaying import list_unheard
-from coordinator.core.state import Epoch, State
+from coordinator.core.state import State
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseState, Reason

@@ -6,11 +6,12 @@ from typing import Literal
 
 import msgspec
 
+from coordinator.core.epoch_state import Epoch
 from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
 from coordinator.core.matching import Funnel, describe_funnel
 from coordinator.core.order_book import is_covered, is_eligible
 from coordinator.core.placing import explain_waiting
-from coordinator.core.state import Epoch, Job, State
+from coordinator.core.state import Job, State
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, Hash32, format_short
 from gpumarket.protocol.lease import LeaseState

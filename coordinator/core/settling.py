@@ -11,6 +11,7 @@ import msgspec
 
 from coordinator.core.checking import drop_order
 from coordinator.core.effects import Effect, ReadEscrow
+from coordinator.core.epoch_state import Check
 from coordinator.core.leases import end_lease, stop_job
 from coordinator.core.lifecycle import JobState, UnitState
 from coordinator.core.placing import note_stall
@@ -18,7 +19,6 @@ from coordinator.core.relaying import forget_unheard
 from coordinator.core.settlement_pool import is_in_pool, put_into_pool
 from coordinator.core.state import (
     BillRecord,
-    Check,
     Job,
     Lease,
     State,
@@ -84,7 +84,8 @@ def list_paid_checks(state: State, job: Job) -> list[tuple[Check, Signed[Attesta
         and check.attestation is not None
         and check.verdict in (Verdict.MATCH, Verdict.MISMATCH)
     ]
-    decided.sort(key=lambda pair: pair[0].receipt_hash)
+    # Second checks last: an order with too few lines for both pays each first one.
+    decided.sort(key=lambda pair: (pair[0].turn, pair[0].receipt_hash))
     return decided[: job.order.body.checks]
 
 

@@ -16,29 +16,22 @@ from coordinator.core.epoch_state import Epoch
 from coordinator.core.hardware_state import HardwareBook
 from coordinator.core.lifecycle import (
     ENDS,
-    NEXT_CHECK,
-    NEXT_EPOCH,
     NEXT_JOB,
-    NEXT_PART,
     NEXT_UNIT,
-    CheckState,
-    EpochState,
     JobState,
-    PartStage,
     UnitState,
 )
 from coordinator.core.reputation import DayFacts, Standing, find_today
 from coordinator.core.settings import Settings
 from gpumarket.protocol.approvals import Approval
-from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal, Verdict
+from gpumarket.protocol.attestation import Opening
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, format_hex
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.lease import Fault, LeaseState, Reason, check_transition
 from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.order import Order
-from gpumarket.protocol.proof import EpochDocument
-from gpumarket.protocol.receipt import ProviderRoot, Receipt
+from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.settlement import Batch, Bill, PaymentLeaf
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Amount, Timestamp
@@ -53,6 +46,8 @@ class Provider(msgspec.Struct, kw_only=True):
     session: int
     """The session it has now; zero is none."""
     stake: Amount
+    payout: Address
+    """Where its claims go."""
     lost_at: Timestamp | None = None
     """Since when it has no session."""
     lease_ids: list[Hash32] = []
@@ -66,8 +61,10 @@ class Verifier(msgspec.Struct, kw_only=True):
     session: int
     stake: Amount
     lost_at: Timestamp | None = None
-    asked: list[Hash32] = []
-    """Receipt hashes it is re-executing: each takes a slot."""
+    payout: Address
+    """Where its claims go."""
+    asked: list[bytes] = []
+    """Keys of the checks it is at: each takes a slot."""
 
 
 class Escrow(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,74 +247,7 @@ class Job(msgspec.Struct, kw_only=True):
         return self.state in ENDS
 
 
-# ---- checking ------------------------------------------------------------------------------
-
-
-class Check(msgspec.Struct, kw_only=True):
-    """One sampled receipt and its re-execution."""
-
-    receipt_hash: Hash32
-    lease_id: Hash32
-    order_hash: Hash32
-    unit: int
-    provider: Address
-    state: CheckState = CheckState.WAITING
-    verifier: Address | None = None
-    price: Amount = Amount(0)
-    deadline: Timestamp | None = None
-    tried: list[Address] = []
-    attempts: int = 0
-    seal: Signed[Seal] | None = None
-    attestation: Signed[Attestation] | None = None
-    evidence: Evidence | None = None
-    verdict: Verdict | None = None
-
-
-class Part(msgspec.Struct, kw_only=True):
-    """One provider's receipts in an epoch."""
-
-    lease_ids: tuple[Hash32, ...]
-    """Sorted by (order hash, unit): the order of the leaves."""
-    expected: ProviderRoot
-    stage: PartStage = PartStage.SIGNING
-    deadline: Timestamp
-    signed: Signed[ProviderRoot] | None = None
-    open_orders: list[Hash32] = []
-    """Orders whose leases here are still to be judged; each is judged as a whole."""
-    accepted: list[Hash32] = []
-    rejected: list[Hash32] = []
-    reason: Reason | None = None
-
-
-class Epoch(msgspec.Struct, kw_only=True):
-    """Receipts that are committed, sampled and checked together."""
-
-    number: int
-    opened_at: Timestamp
-    root_by: Timestamp
-    parts: dict[Address, Part]
-    """By provider, rising."""
-    state: EpochState = EpochState.COLLECTING
-    nonce: Hash32 | None = None
-    eligible: tuple[Signed[VerifierCard], ...] = ()
-    """Verifiers connected at commitment, by address."""
-    document: EpochDocument | None = None
-    """What is committed to; kept whole, so that jobs in it can be forgotten one by one."""
-    sequence: int | None = None
-    block: int = 0
-    commit_tx: Hash32 | None = None
-    seed: Hash32 | None = None
-    seed_nonces: bytes = b""
-    mix_hash: Hash32 | None = None
-    seed_block: int = 0
-    header_rlp: bytes = b""
-    seed_tx: Hash32 | None = None
-    hardware: HardwareBook = msgspec.field(default_factory=HardwareBook)
-    """What is known of the providers' devices."""
-    problem: str = ""
-    """Why the chain does not move on; empty when it does."""
-    checks: dict[Hash32, Check] = {}
-    """By receipt hash."""
+# ---- what is paid --------------------------------------------------------------------------
 
 
 class PoolSums(msgspec.Struct, kw_only=True):
@@ -363,8 +293,9 @@ class State(msgspec.Struct, kw_only=True):
     open_epochs: list[int] = []
     next_epoch: int = 1
     check_epochs: dict[Hash32, int] = {}
-    """Where the check of a receipt is found, for open epochs."""
-    waiting_checks: dict[Hash32, None] = {}
+    """Where the checks of a receipt are found, for open epochs."""
+    waiting_checks: dict[bytes, None] = {}
+    """By key."""
     due: dict[bytes, Timestamp] = {}
     """The settlement pool: keys of bills in no batch yet, with when they came."""
     pool_sums: PoolSums = msgspec.field(default_factory=PoolSums)
@@ -381,6 +312,8 @@ class State(msgspec.Struct, kw_only=True):
     """By word: what providers have not said that they keep, oldest first; `relaying.py`."""
     pause: Pause | None = None
     """Set while batches are refused for what the coordinator lacks itself."""
+    hardware: HardwareBook = msgspec.field(default_factory=HardwareBook)
+    """What is known of the providers' devices."""
     touched: dict[Hash32, None] = {}
     """Jobs to look at before `decide` returns; empty in between."""
     timers: list[tuple[int, str, bytes]] = []
@@ -457,27 +390,6 @@ def move_lease(state: State, lease: Lease, to: LeaseState) -> None:
     lease.state = to
 
 
-def move_epoch(epoch: Epoch, to: EpochState) -> None:
-    """Change an epoch's state as `NEXT_EPOCH` allows."""
-    if to not in NEXT_EPOCH[epoch.state]:
-        raise LocalProtocolError(f"an epoch cannot go from {epoch.state.value} to {to.value}")
-    epoch.state = to
-
-
-def move_part(part: Part, to: PartStage) -> None:
-    """Change a part's stage as `NEXT_PART` allows."""
-    if to not in NEXT_PART[part.stage]:
-        raise LocalProtocolError(f"a part cannot go from {part.stage.value} to {to.value}")
-    part.stage = to
-
-
-def move_check(check: Check, to: CheckState) -> None:
-    """Change a check's state as `NEXT_CHECK` allows."""
-    if to not in NEXT_CHECK[check.state]:
-        raise LocalProtocolError(f"a check cannot go from {check.state.value} to {to.value}")
-    check.state = to
-
-
 def make_bill_key(order_hash: Hash32, part: int) -> bytes:
     """Return the key of a job's bill in the settlement pool, in batches and in timers."""
     return order_hash + part.to_bytes(4, "big")
@@ -496,7 +408,11 @@ def get_receipt(lease: Lease) -> Signed[Receipt]:
     return lease.receipt
 
 
+def find_standing(state: State, provider: Address) -> Standing:
+    """Return what is known about a provider, to be added to."""
+    return state.standings.setdefault(provider, Standing(first_seen_at=state.now))
+
+
 def note_facts(state: State, provider: Address) -> DayFacts:
     """Return today's facts of a provider, to be added to."""
-    standing = state.standings.setdefault(provider, Standing(first_seen_at=state.now))
-    return find_today(standing, state.now)
+    return find_today(find_standing(state, provider), state.now)

@@ -75,7 +75,7 @@ def remake_check(check: CheckProof, *, verifier: str = "verifier-1", **changes: 
     """Change parts of a check and sign it all again, as its verifier and provider would."""
     own = change(check.evidence.own, **changes.get("own", {}))
     seal = change(check.seal.body, sealed=own.compute_hash(), **changes.get("seal", {}))
-    bound = {"seal_hash": compute_content_hash(seal)} | changes.get("opening", {})
+    bound = {"seal_hashes": (compute_content_hash(seal),)} | changes.get("opening", {})
     opening = change(check.opening.body, **bound)
     evidence = change(check.evidence, own=own, opening_hash=compute_content_hash(opening))
     bound = {"evidence_hash": compute_content_hash(evidence)} | changes.get("attestation", {})
@@ -362,7 +362,7 @@ def test_a_verifier_without_stake_at_commitment_fails(stakes):
 
 
 LIES = {
-    "opened before the seal": ({"opening": {"seal_hash": ZERO_HASH}}, "before the verifier"),
+    "opened before the seal": ({"opening": {"seal_hashes": ()}}, "before the verifier"),
     "seal of another result": ({"seal": {"receipt_hash": make_hash("x")}}, "different receipts"),
     "seal of another task": ({"seal": {"unit": 5}}, "another task"),
     "own result of another task": ({"own": {"unit": 5}}, "another task"),

@@ -8,6 +8,7 @@ import pytest
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, Report
+from gpumarket.protocol.pools import make_pools
 from gpumarket.protocol.proof import EpochDocument, EpochProof, ProofOfExecution, ProviderWork
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.testing import factories
@@ -56,6 +57,7 @@ def change_receipts(remake: Callable[[list[Receipt]], list[Receipt]], signer: st
         remade = ProviderWork(
             root=sign(root, "provider-1"),
             receipts=tuple(sign(receipt, signer) for receipt in receipts),
+            pools=make_pools((get_honest()[0].job.verify, each.price) for each in receipts),
         )
         return change(document, work=(remade,))
 
@@ -167,7 +169,7 @@ def test_what_is_told_twice_fails():
     epoch = get_first_epoch()
     report = audit_epoch(checks=(*epoch.checks, epoch.checks[0]))
     expect(report, "samples", "a result was checked twice")
-    expect(report, "openings", "a result was opened twice")
+    expect(report, "openings", "an opening names its seals wrongly")
     twice = (*epoch.rejected_receipts, epoch.rejected_receipts[0])
     expect(audit_epoch(rejected_receipts=twice), "forgeries", "rejected twice")
 

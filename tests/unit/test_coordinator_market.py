@@ -92,7 +92,6 @@ def read_chain(market):
             payees=payees,
             lanes=lanes,
             root=root,
-            tx_hash=state.batches[posted.number].tx,
             escrow_before=before,
             credit_before={},
         )
@@ -107,6 +106,8 @@ def read_chain(market):
         batches=batches,
         block_hashes=hashes,
         verifier_stakes={V1: (StakeChange(block=1, stake=10),)},
+        provider_stakes={},
+        payouts=(),
     )
 
 
