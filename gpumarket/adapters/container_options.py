@@ -8,6 +8,7 @@ around. Plain values in the terms of Docker's API; `sandbox.py` hands them to th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -104,12 +105,17 @@ def build_host_config(request: RunRequest, volume: OutputVolume) -> dict[str, An
 
 
 def build_mounts(request: RunRequest, volume: OutputVolume) -> list[dict[str, Any]]:
-    """Build the inputs, read-only, and the one place to write."""
+    """Build the inputs, read-only, and the places to write."""
     inputs = [
         build_bind(mount.host_path, mount.container_path, is_read_only=True)
         for mount in request.inputs
     ]
-    return [*inputs, build_bind(volume.path, request.output_path, is_read_only=False)]
+    output = build_bind(volume.output_path, request.output_path, is_read_only=False)
+    if request.checkpoints is None:
+        return [*inputs, output]
+    place = request.checkpoints.container_path
+    # The engine mounts the outer path first, so one of the two may lie in the other.
+    return [*inputs, build_bind(volume.checkpoint_path, place, is_read_only=False), output]
 
 
 def build_bind(host_path: Path, container_path: str, *, is_read_only: bool) -> dict[str, Any]:
@@ -128,6 +134,16 @@ def build_device_requests(gpu_device_ids: tuple[str, ...]) -> list[dict[str, Any
         return None
     capabilities = [["gpu", "compute", "utility"]]
     return [{"device_ids": list(gpu_device_ids), "capabilities": capabilities}]
+
+
+def compute_wall_ms(state: Mapping[str, Any]) -> int:
+    """Compute how long a container ran from the engine's own times, in milliseconds."""
+    started, finished = (
+        # Nine digits of a second are three more than Python reads.
+        datetime.fromisoformat(f"{state[key][:26].rstrip('Z')}+00:00")
+        for key in ("StartedAt", "FinishedAt")
+    )
+    return max(0, round((finished - started).total_seconds() * 1000))
 
 
 def read_seccomp_profile() -> str:

@@ -7,13 +7,15 @@ Kubernetes come behind the same `Sandbox`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 OnOutput = Callable[[str, bytes], None]
 """Called in the event loop with "stdout" or "stderr" and a chunk; must be quick."""
+OnCheckpoint = Callable[[Path], Awaitable[None]]
+"""Called in the event loop with the copy of each finished checkpoint, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,18 @@ class InputMount:
 
     host_path: Path
     container_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFolder:
+    """Where a training task leaves its checkpoints, and where they are copied to meanwhile."""
+
+    container_path: str
+    host_folder: Path
+    """Gets a folder for each finished checkpoint; the newest `keep` stay."""
+    bytes_max: int
+    """Of one checkpoint."""
+    keep: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +80,7 @@ class RunRequest:
     """Empty for the image's own."""
     gpu_device_ids: tuple[str, ...] = ()
     runtime: str = "runc"
+    checkpoints: CheckpointFolder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +126,13 @@ class Sandbox(Protocol):
         """Return when the engine has the image; load it from the archive if need be."""
         ...
 
-    async def run(self, request: RunRequest, *, on_output: OnOutput | None = None) -> RunResult:
+    async def run(
+        self,
+        request: RunRequest,
+        *,
+        on_output: OnOutput | None = None,
+        on_checkpoint: OnCheckpoint | None = None,
+    ) -> RunResult:
         """Run one program to its end; cancelling kills it."""
         ...
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from gpumarket.adapters.execution import Limits, RunRequest
 from gpumarket.adapters.images import encode_image_config, pack_layer, write_image_archive
 from gpumarket.protocol.errors import SandboxError
 
@@ -49,6 +51,31 @@ PROGRAM_HEADER_BYTES: Final = 56
 def is_probe_available() -> bool:
     """Whether there is probe code for this machine's processor."""
     return platform.machine() == "x86_64"
+
+
+def build_request(digest: str, argv: tuple[str, ...], *, runtime: str, folder: Path) -> RunRequest:
+    """Say how the probe is run: under limits that it must not get over."""
+    limits = Limits(
+        memory_bytes=MEMORY_LIMIT_BYTES,
+        cpu_millis=1000,
+        run_ms=20_000,
+        output_bytes=0,
+        pids=PROCESS_LIMIT,
+        scratch_bytes=1 << 20,
+        shm_bytes=1 << 20,
+    )
+    return RunRequest(
+        name=f"gpumarket-probe-{secrets.token_hex(8)}",
+        lease_id="probe",
+        image_digest=digest,
+        argv=argv,
+        env={},
+        inputs=(),
+        output_path="/out",
+        output_folder=folder / "out",
+        limits=limits,
+        runtime=runtime,
+    )
 
 
 def encode_probe_program() -> bytes:

@@ -67,9 +67,12 @@ class CollectedOutput:
 class OutputVolume:
     """One job's output folder; open it, hand `path` to the container, collect, close."""
 
-    def __init__(self, folder: Path, *, bytes_max: int, kind: VolumeKind) -> None:
+    def __init__(
+        self, folder: Path, *, bytes_max: int, kind: VolumeKind, has_checkpoints: bool = False
+    ) -> None:
         self.folder = folder
         self.path = folder / "out"
+        self.has_checkpoints = has_checkpoints
         self.bytes_max = bytes_max
         self.kind = kind
 
@@ -77,6 +80,16 @@ class OutputVolume:
     def is_hard_limited(self) -> bool:
         """Whether the volume is full at its limit, so that nobody needs to watch it."""
         return self.kind is not VolumeKind.FOLDER
+
+    @property
+    def output_path(self) -> Path:
+        """Where the job's output lies: the whole volume, or a part beside its checkpoints."""
+        return self.path / "output" if self.has_checkpoints else self.path
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the job's checkpoints lie, if it has any."""
+        return self.path / "checkpoints"
 
     @property
     def memory_bytes(self) -> int:
@@ -98,6 +111,10 @@ class OutputVolume:
                 mount_disk_file(self.folder / "volume", self.path, self.bytes_max)
             else:
                 open_folder_to_job(self.path)
+            if self.has_checkpoints:
+                for part in (self.output_path, self.checkpoint_path):
+                    part.mkdir(mode=0o700)
+                    open_folder_to_job(part)
         except (OSError, subprocess.SubprocessError) as error:
             self.close()
             raise SandboxError(
@@ -119,13 +136,13 @@ class OutputVolume:
         Call it when the job's processes are gone.
         """
         skipped: list[str] = []
-        files = list(walk_files(self.path, skipped))
+        files = list(walk_files(self.output_path, skipped))
         output_bytes = sum(size for _, size, _ in files)
         is_over = output_bytes > self.bytes_max or len(files) > FILES_MAX
         if not is_over:
             target.mkdir(parents=True, exist_ok=True)
             for path, _, _ in files:
-                copy = target / path.relative_to(self.path)
+                copy = target / path.relative_to(self.output_path)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy, follow_symlinks=False)
         return CollectedOutput(

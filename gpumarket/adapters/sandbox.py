@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,10 +26,12 @@ import urllib3
 from docker.utils import kwargs_from_env
 
 from gpumarket.adapters import limit_probe
+from gpumarket.adapters.checkpoint_watch import CheckpointWatch
 from gpumarket.adapters.container_options import (
     LABEL_OWNER,
     build_container_options,
     build_host_config,
+    compute_wall_ms,
 )
 from gpumarket.adapters.engine_socket import (
     check_engine_listens,
@@ -39,7 +39,13 @@ from gpumarket.adapters.engine_socket import (
     open_output_stream,
     read_frames,
 )
-from gpumarket.adapters.execution import Limits, OnOutput, RunRequest, RunResult, SandboxFacts
+from gpumarket.adapters.execution import (
+    OnCheckpoint,
+    OnOutput,
+    RunRequest,
+    RunResult,
+    SandboxFacts,
+)
 from gpumarket.adapters.images import (
     check_nothing_forbidden,
     decode_image_archive_untrusted,
@@ -149,28 +155,9 @@ class DockerSandbox:
         self, digest: str, argv: tuple[str, ...], *, runtime: str, folder: Path
     ) -> RunResult:
         """Run the probe once under small limits."""
-        limits = Limits(
-            memory_bytes=limit_probe.MEMORY_LIMIT_BYTES,
-            cpu_millis=1000,
-            run_ms=20_000,
-            output_bytes=0,
-            pids=limit_probe.PROCESS_LIMIT,
-            scratch_bytes=1 << 20,
-            shm_bytes=1 << 20,
+        return await self.run(
+            limit_probe.build_request(digest, argv, runtime=runtime, folder=folder)
         )
-        request = RunRequest(
-            name=f"gpumarket-probe-{secrets.token_hex(8)}",
-            lease_id="probe",
-            image_digest=digest,
-            argv=argv,
-            env={},
-            inputs=(),
-            output_path="/out",
-            output_folder=folder / "out",
-            limits=limits,
-            runtime=runtime,
-        )
-        return await self.run(request)
 
     async def ensure_image(self, archive_path: Path | None, config_digest: str) -> None:
         """
@@ -228,7 +215,13 @@ class DockerSandbox:
         self.image_env[config_digest] = tuple(image["Config"].get("Env") or ())
         return True
 
-    async def run(self, request: RunRequest, *, on_output: OnOutput | None = None) -> RunResult:
+    async def run(
+        self,
+        request: RunRequest,
+        *,
+        on_output: OnOutput | None = None,
+        on_checkpoint: OnCheckpoint | None = None,
+    ) -> RunResult:
         """
         Run one program and copy its output files to `request.output_folder`.
 
@@ -243,13 +236,17 @@ class DockerSandbox:
             self.volumes / hashlib.sha256(request.name.encode()).hexdigest()[:16],
             bytes_max=request.limits.output_bytes,
             kind=choose_kind(request.limits.output_bytes, can_mount=self.can_mount),
+            has_checkpoints=request.checkpoints is not None,
         )
+        watch = None
+        if request.checkpoints is not None and on_checkpoint is not None:
+            watch = CheckpointWatch(volume.checkpoint_path, request.checkpoints, on_checkpoint)
         if request.name in self.leaving:
             await self.leaving[request.name].wait()
         await self.slots.acquire_on_behalf_of(volume)
         try:
             await self.in_thread(volume.open)
-            result = await self.run_container(request, volume, on_output)
+            result = await self.run_container(Following(self, request, volume, on_output, watch))
         except BaseException:
             await self.tidy(None, volume)
             raise
@@ -289,10 +286,9 @@ class DockerSandbox:
                 if name in self.leaving:
                     self.leaving.pop(name).set()
 
-    async def run_container(
-        self, request: RunRequest, volume: OutputVolume, on_output: OnOutput | None
-    ) -> RunResult:
+    async def run_container(self, following: Following) -> RunResult:
         """Create, follow and collect one container; remove it where that failed."""
+        request, volume = following.request, following.volume
         env = self.image_env[request.image_digest]
         options = build_container_options(request, volume, image_env=env, owner=self.owner)
         options["host_config"] = self.engine.create_host_config(
@@ -300,7 +296,6 @@ class DockerSandbox:
         )
         # Outside of the cleanup: when the name is taken, the container there is not ours to remove.
         await self.call(self.engine.create_container, **options)
-        following = Following(self, request, volume, on_output)
         try:
             await following.follow()
             state = (await self.call(self.engine.inspect_container, request.name))["State"]
@@ -308,6 +303,8 @@ class DockerSandbox:
             # namespace before its first process; gVisor is no kernel of that kind.
             if request.runtime != DEFAULT_RUNTIME:
                 await self.remove(request.name)
+            if following.watch is not None:
+                await following.watch.take()
             collected = await self.in_thread(partial(volume.collect, request.output_folder))
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(CLEANUP_SECONDS_MAX):
@@ -372,8 +369,10 @@ class Following:
         request: RunRequest,
         volume: OutputVolume,
         on_output: OnOutput | None,
+        watch: CheckpointWatch | None,
     ) -> None:
         self.sandbox = sandbox
+        self.watch = watch
         self.request = request
         self.volume = volume
         self.on_output = on_output
@@ -391,6 +390,8 @@ class Following:
                 nursery.start_soon(self.watch_deadline)
                 if not self.volume.is_hard_limited:
                     nursery.start_soon(self.watch_output)
+                if self.watch is not None:
+                    nursery.start_soon(self.watch.follow)
                 # Abandoned when we are cancelled: the container is removed then, which ends it.
                 await trio.to_thread.run_sync(  # type: ignore[call-arg]  # stubs of an older trio
                     self.run_to_end, abandon_on_cancel=True, limiter=self.sandbox.limiter
@@ -460,16 +461,6 @@ class Following:
             stdout_tail=bytes(self.tails["stdout"]),
             stderr_tail=bytes(self.tails["stderr"]),
         )
-
-
-def compute_wall_ms(state: Mapping[str, Any]) -> int:
-    """Compute how long a container ran from the engine's own times, in milliseconds."""
-    started, finished = (
-        # Nine digits of a second are three more than Python reads.
-        datetime.fromisoformat(f"{state[key][:26].rstrip('Z')}+00:00")
-        for key in ("StartedAt", "FinishedAt")
-    )
-    return max(0, round((finished - started).total_seconds() * 1000))
 
 
 def convert_refusal(error: RemoteProtocolError) -> SandboxError:

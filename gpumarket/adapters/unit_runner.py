@@ -2,7 +2,8 @@
 One unit of a job from its inputs to its stored output: the same for provider and verifier.
 
 Both run the same bytes with the same environment, limits and mount points, so a program cannot
-tell whether it earns or is checked, and two honest runs differ by their machines only.
+tell whether it earns or is checked, and two honest runs differ by their machines only. What differs
+is where a training task goes on from and stops: a check of it is a part of the task.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,10 @@ import trio
 
 from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.execution import (
+    CheckpointFolder,
     InputMount,
     Limits,
+    OnCheckpoint,
     OnOutput,
     RunRequest,
     RunResult,
@@ -29,7 +32,8 @@ from gpumarket.adapters.execution import (
 from gpumarket.protocol.comparison import OWN_PATH, THEIRS_PATH, ProgramRule
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Cid
-from gpumarket.protocol.job import JobSpec, make_unit_env
+from gpumarket.protocol.job import CheckpointPlan, JobSpec, make_unit_env
+from gpumarket.protocol.training import make_training_env
 from gpumarket.protocol.units import MS_PER_SECOND
 
 CPU_MILLIS_PER_CPU = 1000
@@ -39,6 +43,18 @@ READABLE_MODE = 0o755
 FETCH_SECONDS_MIN = 30.0
 FETCH_BYTES_PER_SECOND_MIN = 500_000
 """Slower is no source: a small input that nobody has must not hold a slot for minutes."""
+RESUME_PATH = "/resume"
+"""Where a training task finds the checkpoint that it goes on from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """How far a training task is run, from where, and who hears of its checkpoints."""
+
+    stop_at: int
+    """The step after which it ends."""
+    resume: Cid | None
+    on_checkpoint: OnCheckpoint
 
 
 class ImageHolder(Sandbox, Protocol):
@@ -57,18 +73,33 @@ class UnitRunner:
         self._sandbox = sandbox
         self._inputs = folder / "inputs"
         self._runs = folder / "runs"
-        for part in (self._inputs, self._runs):
+        self._checkpoints = folder / "checkpoints"
+        for part in (self._inputs, self._runs, self._checkpoints):
             part.mkdir(parents=True, exist_ok=True)
         # Two units of one job want the same inputs at the same time: stage them once.
         self._staging = trio.Lock()
 
-    async def prepare(self, job: JobSpec, *, sources: Sequence[str], deadline_s: float) -> None:
-        """Have the job's image in the engine and its inputs on disk; raises what went wrong."""
+    async def prepare(
+        self,
+        job: JobSpec,
+        *,
+        sources: Sequence[str],
+        deadline_s: float,
+        checkpoints: Iterable[Cid] = (),
+    ) -> None:
+        """
+        Have the job's image in the engine and its inputs on disk; raises what went wrong.
+
+        `checkpoints` are those that a training task will go on from.
+        """
         async with self._staging:
             with trio.fail_after(2 * deadline_s):
                 await self._prepare_image(job, sources, deadline_s)
                 for item in job.inputs:
                     await self._stage(item.cid, item.size_bytes, sources, deadline_s)
+                if job.checkpoint is not None:
+                    for cid in checkpoints:
+                        await self._stage(cid, job.checkpoint.bytes_max, sources, deadline_s)
 
     async def run(
         self,
@@ -79,6 +110,7 @@ class UnitRunner:
         job_id: str,
         device_ids: tuple[str, ...] = (),
         on_output: OnOutput | None = None,
+        training: TrainingRun | None = None,
     ) -> RunResult:
         """Run the unit's program in the sandbox; its output stays in the run's folder."""
         folder = self._runs / name
@@ -92,7 +124,16 @@ class UnitRunner:
             output_folder=folder,
             device_ids=device_ids,
         )
-        return await self._sandbox.run(request, on_output=on_output)
+        if training is None or job.checkpoint is None:
+            return await self._sandbox.run(request, on_output=on_output)
+        copies = self.find_checkpoints(name)
+        await trio.to_thread.run_sync(self._make_run_folder, copies)
+        request = add_checkpoints(
+            request, job.checkpoint, training, inputs=self._inputs, copies=copies
+        )
+        return await self._sandbox.run(
+            request, on_output=on_output, on_checkpoint=training.on_checkpoint
+        )
 
     async def run_comparator(
         self, job: JobSpec, unit: int, *, name: str, job_id: str, own: Path, theirs: Path
@@ -133,6 +174,10 @@ class UnitRunner:
         """Return the folder that a run writes its output to."""
         return self._runs / name
 
+    def find_checkpoints(self, name: str) -> Path:
+        """Return the folder that a run's newest checkpoints are copied to."""
+        return self._checkpoints / name
+
     async def stop(self, name: str) -> None:
         """Kill a run's container, if there is one."""
         await self._sandbox.kill(f"gpumarket-{name}")
@@ -141,7 +186,8 @@ class UnitRunner:
         """Remove a run's folder, and unless kept let go of its output."""
         if not is_output_kept:
             await self._content.unpin(f"run-{name}")
-        await trio.to_thread.run_sync(_remove_tree, self._runs / name)
+        for folder in (self._runs / name, self._checkpoints / name):
+            await trio.to_thread.run_sync(_remove_tree, folder)
 
     async def _prepare_image(self, job: JobSpec, sources: Sequence[str], deadline_s: float) -> None:
         digest = job.image.digest.removeprefix("sha256:")
@@ -215,6 +261,39 @@ def make_request(
         ),
         gpu_device_ids=device_ids,
         runtime="runsc" if job.placement.isolation == "gvisor" else "runc",
+    )
+
+
+def add_checkpoints(
+    request: RunRequest,
+    plan: CheckpointPlan,
+    training: TrainingRun,
+    *,
+    inputs: Path,
+    copies: Path,
+) -> RunRequest:
+    """Add to a run what a training task has more: a place for checkpoints, and where to go on."""
+    resume = (
+        ()
+        if training.resume is None
+        else (InputMount(host_path=inputs / training.resume, container_path=RESUME_PATH),)
+    )
+    env = make_training_env(
+        plan, stop_at=training.stop_at, resume_path=RESUME_PATH if resume else ""
+    )
+    # One more than are kept: the next is being written.
+    volume_bytes = request.limits.output_bytes + (plan.keep + 1) * plan.bytes_max
+    return replace(
+        request,
+        env={**request.env, **env},
+        inputs=(*request.inputs, *resume),
+        limits=replace(request.limits, output_bytes=volume_bytes),
+        checkpoints=CheckpointFolder(
+            container_path=plan.path,
+            host_folder=copies,
+            bytes_max=plan.bytes_max,
+            keep=plan.keep,
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address, Cid, Hash32
 from gpumarket.protocol.receipt import UnitResult
 from gpumarket.protocol.signing import Document, encode_uint, keccak256
+from gpumarket.protocol.training import SegmentAudit
 from gpumarket.protocol.units import U32, U64
 
 _ATTESTATION_TYPE = keccak256(
@@ -98,5 +99,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     own: OwnResult
     opening_hash: Hash32
     """Content hash of the provider's `Opening`."""
+    segments: SegmentAudit | None = None
+    """For a training task: its chain, and which segments were done again."""
     comparison: str
     """One sentence for people: which rule, which file decided, by how much."""

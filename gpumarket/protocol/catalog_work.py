@@ -42,6 +42,11 @@ raise max_size of the output""",
 a task used more memory than it asked for
 The kernel stopped the program at the limit that resources.memory sets.
 raise resources.memory""",
+    """GM-5105 422 JOB_FAILED requester final
+a task's checkpoints cannot be used
+A training task must leave whole checkpoints up to its last step, each below checkpoint.max_size.
+gpumarket job logs JOB
+raise checkpoint.max_size, or see "Training" in docs/guides/requester.md""",
     """GM-5201 502 MARKET_FAILED provider retry
 a container could not be run as asked
 The engine refused or lost the container; the program is not to blame.

@@ -23,6 +23,7 @@ from gpumarket.protocol.signing import (
     encode_uint,
     keccak256,
 )
+from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import U32, U64
 
 _ASSIGNMENT_TYPE = keccak256(
@@ -87,6 +88,8 @@ class LeaseOffer(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Unix seconds by which the receipt must be there."""
     sources: tuple[Multiaddr, ...]
     """Peers that have the inputs."""
+    resume: SegmentState | None = None
+    """Where a training task goes on from; its checkpoint and all before were another's."""
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,9 +8,10 @@ sender's Ethereum key, so a message is worth the same wherever it is shown.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from gpumarket.protocol.approvals import Approvals
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
@@ -23,6 +24,7 @@ from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
 from gpumarket.protocol.offer import Offer, VerifierCard
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
 from gpumarket.protocol.signing import Document, Domain, PrivateKey, Signed, verify
+from gpumarket.protocol.training import SEGMENTS_MAX, SegmentStart, SegmentState
 from gpumarket.protocol.units import U32, U64, Timestamp
 
 SESSION_PROTOCOL = "/gpumarket/session/1"
@@ -107,6 +109,13 @@ class LeaseProgress(_Message, frozen=True, kw_only=True):
     """The last line the program printed, cut."""
 
 
+class CheckpointTaken(_Message, frozen=True, kw_only=True):
+    """Provider to coordinator: a training task has one more checkpoint; its state, signed."""
+
+    lease_id: Hash32
+    state: Signed[SegmentState]
+
+
 class UnitFinished(_Message, frozen=True, kw_only=True):
     """Provider to coordinator: the unit is done; the receipt hides the result for now."""
 
@@ -156,6 +165,8 @@ class CheckRequested(_Message, frozen=True, kw_only=True):
     job: JobSpec
     deadline: U64
     sources: tuple[Multiaddr, ...]
+    segments: Annotated[tuple[SegmentStart, ...], Meta(max_length=SEGMENTS_MAX)] = ()
+    """For a training task: the segments to do again, instead of the whole."""
 
 
 class CheckSealed(_Message, frozen=True, kw_only=True):
@@ -185,6 +196,8 @@ class ResultShown(_Message, frozen=True, kw_only=True):
 
     opening: Signed[Opening]
     sources: tuple[Multiaddr, ...]
+    states: Annotated[tuple[SegmentState, ...], Meta(max_length=SEGMENTS_MAX + 1)] = ()
+    """For a training task: the chain that its result ends."""
 
 
 class CheckDone(_Message, frozen=True, kw_only=True):
@@ -269,6 +282,7 @@ Message = (
     | LeaseProposed
     | LeaseAccepted
     | LeaseProgress
+    | CheckpointTaken
     | UnitFinished
     | UnitFailed
     | LeaseCancelled

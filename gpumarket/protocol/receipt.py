@@ -9,6 +9,7 @@ import msgspec
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address, Cid, Hash32
 from gpumarket.protocol.signing import Document, encode_address, encode_uint, keccak256
+from gpumarket.protocol.training import TrainingClaim
 from gpumarket.protocol.units import U32, U64
 
 _RECEIPT_TYPE = keccak256(
@@ -36,6 +37,8 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     repro_class: Hash32
     duration_ms: U64
     salt: Hash32
+    training: TrainingClaim | None = None
+    """For a task with checkpoints: the chain of its segments."""
 
     def compute_hash(self) -> Hash32:
         """Return the salted hash that a receipt carries as its result."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +40,19 @@ _DRAW_TAG = b"gpumarket.segment-draw.v1"
 
 MeasureText = Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?\Z")]
 """A measured number as text, since documents hold no floats."""
+
+
+class CheckpointFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was read out of one checkpoint."""
+
+    step: U64
+    folder: Cid
+    model_root: Hash32
+    optimizer_root: Hash32
+    rng_root: Hash32
+    cursor: U64
+    loss: MeasureText
+    update_norm: MeasureText
 
 
 class SegmentState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,12 +98,6 @@ class TrainingClaim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     segments: U32
 
 
-class ResumePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The checkpoint that a lease continues from, when an earlier one was lost."""
-
-    state: SegmentState
-
-
 class SegmentStart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A segment to do again: where it begins, and not how it ended."""
 
@@ -113,6 +120,17 @@ class SegmentAudit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 def count_segments(plan: CheckpointPlan) -> int:
     """Return how many segments a task of this plan has; the last may be shorter."""
     return -(-plan.steps // plan.interval_steps)
+
+
+def make_training_env(plan: CheckpointPlan, *, stop_at: int, resume_path: str) -> dict[str, str]:
+    """Build the variables that a training task gets beside every task's own."""
+    return {
+        "GPUMARKET_STEPS": str(plan.steps),
+        "GPUMARKET_STOP_AT": str(stop_at),
+        "GPUMARKET_CHECKPOINT_STEPS": str(plan.interval_steps),
+        "GPUMARKET_CHECKPOINT_DIR": plan.path,
+        "GPUMARKET_RESUME_FROM": resume_path,
+    }
 
 
 def find_step(plan: CheckpointPlan, index: int) -> int:
@@ -147,6 +165,35 @@ def check_plan(plan: CheckpointPlan) -> None:
 def compute_chain_start(job_hash: Hash32, unit: int) -> Hash32:
     """Return the chain before any state; the job's hash fixes seed, data and first weights."""
     return keccak256(_CHAIN_TAG + job_hash + encode_uint(unit))
+
+
+def make_state(
+    facts: CheckpointFacts,
+    *,
+    before: SegmentState | None,
+    start: Hash32,
+    step_from: int,
+    **place: Any,
+) -> SegmentState:
+    """
+    Return the state that continues a chain with one more checkpoint.
+
+    `place` is the task and who ran the segment where: order_hash, unit, provider, repro_class.
+    """
+    return SegmentState(
+        index=0 if before is None else before.index + 1,
+        step_from=step_from,
+        step_to=facts.step,
+        folder=facts.folder,
+        model_root=facts.model_root,
+        optimizer_root=facts.optimizer_root,
+        rng_root=facts.rng_root,
+        cursor=facts.cursor,
+        loss=facts.loss,
+        update_norm=facts.update_norm,
+        previous=start if before is None else before.compute_chain(),
+        **place,
+    )
 
 
 def check_next_state(
