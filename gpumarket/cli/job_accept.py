@@ -113,7 +113,7 @@ def describe_delivery(delivery: Delivery) -> dict[str, Any]:
 
 def _read_delivery(connection: Connection, job_id: str | None, proof: Path | None) -> Delivery:
     from gpumarket.client.accepting import read_delivery
-    from gpumarket.protocol.proof import decode_proof_untrusted
+    from gpumarket.protocol.proof_file import decode_proof_untrusted
 
     if proof is None:
         if job_id is None:
@@ -132,7 +132,7 @@ def _read_delivery(connection: Connection, job_id: str | None, proof: Path | Non
 
 
 def _read_file(path: Path) -> bytes:
-    from gpumarket.protocol.proof import PROOF_BYTES_MAX
+    from gpumarket.protocol.proof_file import PROOF_BYTES_MAX
 
     try:
         with path.open("rb") as file:

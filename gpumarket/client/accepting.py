@@ -21,8 +21,8 @@ from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Cid, Hash32, format_hex, make_job_id, parse_address
 from gpumarket.protocol.order import Order
-from gpumarket.protocol.proof import EpochProof, ProofOfExecution
-from gpumarket.protocol.proof_reading import iterate_leaves_in, list_openings, list_own_work
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_reading import index_all_receipts, iterate_leaves_in, list_openings
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.signing import Domain, PrivateKey, Signed, verify
 from gpumarket.protocol.units import Amount
@@ -112,7 +112,7 @@ def read_delivery(proof: ProofOfExecution) -> Delivery:
         for _, leaf in iterate_leaves_in(proof, settlement)
     }
     # A task that was done twice was done the second time because the first came to nothing.
-    delivered = {task.task: task for epoch in proof.epochs for task in _list_tasks(proof, epoch)}
+    delivered = {task.task: task for task in _list_tasks(proof)}
     left_out = []
     for unit in range(order.units):
         if unit in paid:
@@ -174,21 +174,21 @@ def sign_delivery(delivery: Delivery, key: PrivateKey) -> Approvals:
     )
 
 
-def _list_tasks(proof: ProofOfExecution, epoch: EpochProof) -> Iterator[DeliveredTask]:
-    openings = {each.body.receipt_hash: each for each in list_openings(epoch)}
-    refused = set(epoch.rejected_receipts) | {
-        check.attestation.body.receipt_hash
-        for check in epoch.checks
-        if check.attestation.body.verdict != Verdict.MATCH
-    }
-    for work in epoch.document.work:
-        for receipt in list_own_work(proof, work):
-            name = receipt.body.compute_struct_hash()
-            opening = openings.get(name)
-            if name not in refused and opening is not None:
-                if _is_delivered(receipt, opening, proof.domain):
-                    result = opening.body.result
-                    yield DeliveredTask(receipt, result.output, result.output_bytes)
+def _list_tasks(proof: ProofOfExecution) -> Iterator[DeliveredTask]:
+    receipts = index_all_receipts(proof)
+    for epoch in proof.epochs:
+        refused = set(epoch.rejected_receipts) | {
+            check.attestation.body.receipt_hash
+            for check in epoch.checks
+            if check.attestation.body.verdict != Verdict.MATCH
+        }
+        for opening in list_openings(epoch):
+            name, result = opening.body.receipt_hash, opening.body.result
+            receipt = receipts.get(name)
+            if receipt is None or name in refused:
+                continue
+            if _is_delivered(receipt, opening, proof.domain):
+                yield DeliveredTask(receipt, result.output, result.output_bytes)
 
 
 def _is_delivered(receipt: Signed[Receipt], opening: Signed[Opening], domain: Domain) -> bool:

@@ -18,11 +18,12 @@ from gpumarket.client.accepting import Delivery, read_delivery
 from gpumarket.client.connection import find_connection
 from gpumarket.client.wallet import Account, Signer
 from gpumarket.protocol.approvals import decode_approvals_untrusted
-from gpumarket.protocol.codec import encode_document, to_dag_json
+from gpumarket.protocol.codec import to_dag_json
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import format_hex, make_job_id
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_file import encode_proof, format_proof
 from gpumarket.protocol.signing import Domain, Signed
 from gpumarket.testing.factories import change, make_address, make_key, make_secret, sign
 from gpumarket.testing.fake_coordinator import CONTRACT, FakeCoordinator, make_job
@@ -44,7 +45,7 @@ def fake_fixture(fake: FakeCoordinator) -> FakeCoordinator:
     """A coordinator that has the job and its proof."""
     order = OPEN.order.body
     fake.jobs[JOB] = make_job(JOB, spec=MAKER.spec, order=order, state="settling")
-    fake.proof = encode_document(FIRST)
+    fake.proof = encode_proof(FIRST)
     return fake
 
 
@@ -198,7 +199,7 @@ def test_without_a_coordinator_a_proof_becomes_a_file_for_the_providers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     proof, out = devnet / "proof.cbor", devnet / "accepted.json"
-    proof.write_bytes(encode_document(OPEN))
+    proof.write_bytes(encode_proof(OPEN))
     away = ("--url", "http://127.0.0.1:9", *wallet)
     code, _, err = run(capsys, "job", "accept", JOB, "--yes", "--out", str(out), *away)
     assert (code, out.exists()) == (8, False), err
@@ -235,8 +236,8 @@ def test_what_cannot_be_accepted_is_refused_and_nothing_is_signed(
 ) -> None:
     (devnet / "empty").mkdir()
     (devnet / "noise").write_bytes(b"noise")
-    (devnet / "paid").write_bytes(encode_document(PAID))
-    (devnet / "proof").write_text(to_dag_json(OPEN))
+    (devnet / "paid").write_bytes(encode_proof(PAID))
+    (devnet / "proof").write_text(format_proof(OPEN))
     argv = ("job", "accept", JOB, "--proof", "proof", "--yes", *wallet, *change_argv)
     ended, envelope = run_json(capsys, *argv)
     assert (ended, envelope["errors"][0]["code"]) == (exit_code, code)
@@ -249,7 +250,7 @@ def test_a_proof_of_another_job_is_noticed_and_a_job_or_a_proof_is_needed(
     devnet: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (devnet / "proof").write_bytes(encode_document(OPEN))
+    (devnet / "proof").write_bytes(encode_proof(OPEN))
     argv = ("job", "accept", "gm-aaaaaaaaaa", "--proof", "proof", "--yes", *wallet)
     assert run_json(capsys, *argv)[1]["errors"][0]["code"] == "GM-5001"
     assert run_json(capsys, "job", "accept", "--yes", *wallet)[0] == 2
