@@ -60,10 +60,7 @@ class FolderFiles(Mapping[str, bytes]):
         }
 
     def __getitem__(self, name: str) -> bytes:
-        path = self._paths[name]
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise ContentError(f"{name[:60]!r} has more than {FILE_BYTES_MAX} bytes")
-        return path.read_bytes()
+        return _read_bounded(self._paths[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -81,13 +78,19 @@ class OneFile(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         if name not in self._names:
             raise KeyError(name)
-        return FolderFiles(self._path.parent)[self._path.name]
+        return _read_bounded(self._path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _read_bounded(path: Path) -> bytes:
+    if path.stat().st_size > FILE_BYTES_MAX:
+        raise ContentError(f"{path.name[:60]!r} has more than {FILE_BYTES_MAX} bytes")
+    return path.read_bytes()
 
 
 async def compare(effect: CompareOutputs, bench: Bench) -> Outcome:
