@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import pytest
 
 from gpumarket.adapters.execution import InputMount, Limits, RunRequest, RunResult
 from gpumarket.adapters.sandbox import DockerSandbox
+from tests.job_image import build_job_image
 
-ROOT = Path(__file__).resolve().parents[2]
-IMAGE_FOLDER = ROOT / "build/images/embeddings"
 MIB = 1 << 20
 
 LIMITS = Limits(
@@ -24,9 +21,7 @@ LIMITS = Limits(
 @pytest.fixture(scope="session", name="job_image")
 def job_image_fixture() -> tuple[Path, str]:
     """Build the embeddings image once; return its archive and config digest."""
-    subprocess.run([ROOT / "scripts/build-image"], check=True, timeout=300, capture_output=True)
-    record = json.loads((IMAGE_FOLDER / "image.json").read_text())
-    return IMAGE_FOLDER / "image.tar", record["config_digest"]
+    return build_job_image()
 
 
 @pytest.fixture(name="sandbox")

@@ -16,11 +16,11 @@ import yaml
 
 from gpumarket.adapters.execution import InputMount, RunRequest
 from gpumarket.adapters.sandbox import DockerSandbox
+from tests.job_image import ROOT
 
 from .sandbox_fixture import (
     LIMITS,
     MIB,
-    ROOT,
     job_image_fixture,  # noqa: F401  pytest finds it by its name
     sandbox_fixture,  # noqa: F401  pytest finds it by its name
 )

@@ -117,11 +117,16 @@ async def test_a_tampered_archive_is_refused_and_nothing_is_loaded(
         members[name] = members[name].replace(before, after)
 
     change_archive(path, tamper)
-    before = {image["Id"] for image in engine.images(all=True)}
+    with tarfile.open(path) as archive:
+        (name,) = (each for each in archive.getnames() if each.endswith(f"{digest}.json"))
+        config = archive.extractfile(name)
+        assert config is not None
+        tampered = hashlib.sha256(config.read()).hexdigest()
     with pytest.raises(SandboxError) as caught:
         await sandbox.ensure_image(path, digest)
     assert (caught.value.code, caught.value.fault) == ("GM-5203", "requester")
-    assert {image["Id"] for image in engine.images(all=True)} <= before
+    assert not has_image(engine, f"sha256:{digest}")
+    assert not has_image(engine, f"sha256:{tampered}")
 
 
 async def test_an_image_with_a_volume_is_refused_also_when_the_engine_already_has_it(
