@@ -20,6 +20,7 @@ from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import Vendor
 from gpumarket.protocol.ids import Multiaddr, parse_address
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
+from gpumarket.protocol.repro import check_emulation
 from gpumarket.protocol.signing import Domain
 
 T = TypeVar("T")
@@ -112,6 +113,8 @@ class ProviderSettings(_Section, frozen=True, kw_only=True):
     watch_escrow: str = ""
     """What to keep in escrow for bonds of challenges; empty is two on the devnet, else nothing."""
     simulate: tuple[SimulatedDevice, ...] = ()
+    emulate: dict[str, str] = {}
+    """Makes the processor of a devnet's node compute as another one; refused elsewhere."""
     cheat: Cheat | None = None
 
 
@@ -120,6 +123,8 @@ class VerifierSettings(_Section, frozen=True, kw_only=True):
 
     price_per_check: str
     slots: Annotated[int, Meta(ge=1, le=64)] = 1
+    emulate: dict[str, str] = {}
+    """The same as a provider's."""
 
 
 class CoordinatorConfig(_Section, frozen=True, kw_only=True):
@@ -188,12 +193,21 @@ def _suggest(message: str, as_type: type) -> list[str]:
 
 
 def _check_devnet_only(config: object) -> None:
-    if not isinstance(config, ProviderConfig) or config.role.is_devnet:
-        return
-    if config.provider.cheat or config.provider.simulate:
+    emulation: Mapping[str, str] = {}
+    has_made_up = False
+    match config:
+        case ProviderConfig(role=role, provider=settings):
+            emulation = settings.emulate
+            has_made_up = bool(settings.cheat or settings.simulate)
+        case VerifierConfig(role=role, verifier=checks):
+            emulation = checks.emulate
+        case _:
+            return
+    check_emulation(emulation)
+    if (has_made_up or emulation) and not role.is_devnet:
         raise InvalidInput(
-            "simulated devices and cheats exist on the devnet only",
+            "simulated devices, emulated processors and cheats exist on the devnet only",
             code="GM-1303",
-            why=f"this file names chain {config.role.chain_id}",
+            why=f"this file names chain {role.chain_id}",
             money="nothing was offered",
         )

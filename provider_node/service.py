@@ -12,10 +12,10 @@ import trio
 
 from gpumarket.adapters.approvals import ApprovalFolder
 from gpumarket.adapters.chain import Rules
+from gpumarket.adapters.class_probe import probe_repro_class
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
 from gpumarket.adapters.gpus import (
-    compute_repro_class,
     detect_devices,
     make_simulated_devices,
     measure_memory_bytes,
@@ -92,18 +92,22 @@ async def serve(config: ProviderConfig, log: Log) -> None:
             facts = await sandbox.probe(_RUNTIMES[config.provider.isolation])
             log.info("sandbox tried", engine=facts.engine_version, leftovers_removed=removed)
             rules = await equipment.chain.read_rules()
-            service = Service(config, equipment, sandbox, rules)
+            terms = await make_terms(config, equipment.identity.address, rules)
+            service = Service(config, equipment, sandbox, rules, terms)
             async with sandbox.tidying():
                 await service.run()
         finally:
             sandbox.close()
 
 
-def make_terms(config: ProviderConfig, provider: Address, rules: Rules) -> Terms:
+async def make_terms(config: ProviderConfig, provider: Address, rules: Rules) -> Terms:
     """Put together what this machine, its configuration and the chain's rules allow."""
     settings = config.provider
     processor = read_processor()
     devices = make_simulated_devices(settings.simulate) or detect_devices(processor)
+    repro_class = await trio.to_thread.run_sync(
+        partial(probe_repro_class, processor, devices, emulation=settings.emulate)
+    )
     return Terms(
         provider=provider,
         domain=config.role.domain,
@@ -114,7 +118,7 @@ def make_terms(config: ProviderConfig, provider: Address, rules: Rules) -> Terms
         disk_bytes=parse_size(settings.disk),
         region=settings.region,
         isolation=settings.isolation,
-        repro_class=compute_repro_class(processor, devices),
+        repro_class=repro_class,
         price_per_device_hour=parse_money(settings.price_per_device_hour),
         order_lifetime_seconds=rules.order_lifetime,
         bond_min=rules.min_bond,
@@ -140,12 +144,13 @@ class Service:
         equipment: Equipment,
         sandbox: DockerSandbox,
         rules: Rules,
+        terms: Terms,
     ) -> None:
         self._config = config
         self._equipment = equipment
         self._clock = SystemClock()
         self._sequence = 0
-        self._terms = make_terms(config, equipment.identity.address, rules)
+        self._terms = terms
         identity, domain = equipment.identity, equipment.domain
         self._node = NodeAddress(
             peer_id=equipment.network.peer_id,
@@ -163,7 +168,12 @@ class Service:
         self._watch = WatchService(equipment, rules, self._figures.metrics)
         self._approvals = ApprovalFolder(equipment.data_dir, domain=domain)
         self._work = equipment.data_dir / "work"
-        self._runner = UnitRunner(content=equipment.content, sandbox=sandbox, folder=self._work)
+        self._runner = UnitRunner(
+            content=equipment.content,
+            sandbox=sandbox,
+            folder=self._work,
+            emulation=config.provider.emulate,
+        )
         world = World(
             identity=identity,
             domain=domain,

@@ -9,9 +9,9 @@ from pathlib import Path
 import trio
 
 from gpumarket.adapters.chain import Rules
+from gpumarket.adapters.class_probe import probe_repro_class
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
-from gpumarket.adapters.gpus import compute_repro_class
 from gpumarket.adapters.http import make_pages_app, serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, MarketLink
@@ -21,7 +21,7 @@ from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import VerifierConfig
 from gpumarket.protocol.attestation import Verdict
-from gpumarket.protocol.ids import Address
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.messages import (
     CheckRequested,
     Message,
@@ -59,7 +59,11 @@ async def serve(config: VerifierConfig, log: Log) -> None:
         try:
             await sandbox.remove_leftovers()
             await sandbox.probe()
-            service = Service(config, equipment, sandbox, rules)
+            emulation = config.verifier.emulate
+            repro_class = await trio.to_thread.run_sync(
+                partial(probe_repro_class, emulation=emulation)
+            )
+            service = Service(config, equipment, sandbox, rules, repro_class)
             async with sandbox.tidying():
                 await service.run()
         finally:
@@ -75,11 +79,12 @@ class Service:
         equipment: Equipment,
         sandbox: DockerSandbox,
         rules: Rules,
+        repro_class: Hash32,
     ) -> None:
         self._config = config
         self._equipment = equipment
         self._clock = SystemClock()
-        self._repro_class = compute_repro_class()
+        self._repro_class = repro_class
         identity, domain = equipment.identity, equipment.domain
         self._link = MarketLink(
             equipment.network,
@@ -92,7 +97,12 @@ class Service:
             identity=identity,
             domain=domain,
             content=equipment.content,
-            runner=UnitRunner(content=equipment.content, sandbox=sandbox, folder=work),
+            runner=UnitRunner(
+                content=equipment.content,
+                sandbox=sandbox,
+                folder=work,
+                emulation=config.verifier.emulate,
+            ),
             link=self._link,
             post=self._post,
             clock=self._clock,

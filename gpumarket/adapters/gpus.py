@@ -1,9 +1,8 @@
 """
 What this machine has to sell: NVIDIA devices through NVML, and always its own processor.
 
-A device list is a claim; verifiers find out what it is worth. The reproducibility class names
-the machines that compute the same bits: same architecture, processor, vector instructions and
-GPUs.
+A device list is a claim: hardware challenges (`hardware.py`) find out what it is worth, and the
+class probe (`class_probe.py`) which other machines compute the same bits.
 """
 
 from __future__ import annotations
@@ -19,23 +18,17 @@ from typing import Any, Final
 import psutil
 
 from gpumarket.config import SimulatedDevice
-from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.gpu import Device, Version
-from gpumarket.protocol.ids import Hash32
-from gpumarket.protocol.signing import keccak256
 from gpumarket.protocol.units import parse_size
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
 DEVICES_MAX: Final = 64
 MODEL_CHARS_MAX: Final = 64
-_CLASS_TAG: Final = b"gpumarket.repro-class.v1"
 _ISA_FLAGS: Final = frozenset(
     "sse4_2 avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 "
     "amx_tile amx_bf16 amx_int8 asimd sve sve2 bf16 i8mm".split()
 )
 """Instructions by which numeric libraries choose how they sum; others change no result."""
-_THREADS: Final = 1
-"""Tasks that must be bit-identical compute in one thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,29 +85,6 @@ def make_simulated_devices(settings: Sequence[SimulatedDevice]) -> tuple[Device,
         )
         for device in settings
     )
-
-
-def compute_repro_class(
-    processor: Processor | None = None, devices: Sequence[Device] = ()
-) -> Hash32:
-    """
-    Name the machines whose outputs are bit-identical to this one's.
-
-    Simulated devices compute nothing, so they do not count.
-    """
-    processor = processor or read_processor()
-    facts = {
-        "architecture": processor.architecture,
-        "model": processor.model,
-        "isa": list(processor.isa),
-        "threads": _THREADS,
-        "devices": sorted(
-            f"{device.vendor} {device.model} {device.cuda} {device.driver}"
-            for device in devices
-            if not device.simulated and device.vendor != "cpu"
-        ),
-    }
-    return keccak256(_CLASS_TAG + encode_document(facts))
 
 
 def measure_memory_bytes() -> int:

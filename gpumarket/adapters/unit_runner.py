@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -68,7 +68,16 @@ class ImageHolder(Sandbox, Protocol):
 class UnitRunner:
     """Prepares, runs and stores units inside one folder; each run has a name of its own."""
 
-    def __init__(self, *, content: ContentStore, sandbox: ImageHolder, folder: Path) -> None:
+    def __init__(
+        self,
+        *,
+        content: ContentStore,
+        sandbox: ImageHolder,
+        folder: Path,
+        emulation: Mapping[str, str] | None = None,
+    ) -> None:
+        """Work in `folder`; `emulation` is what a devnet's node adds to the environment."""
+        self._emulation = dict(emulation or {})
         self._content = content
         self._sandbox = sandbox
         self._inputs = folder / "inputs"
@@ -125,6 +134,7 @@ class UnitRunner:
             device_ids=device_ids,
         )
         if training is None or job.checkpoint is None:
+        request = replace(request, env={**request.env, **self._emulation})
             return await self._sandbox.run(request, on_output=on_output)
         copies = self.find_checkpoints(name)
         await trio.to_thread.run_sync(self._make_run_folder, copies)

@@ -161,6 +161,11 @@ gpumarket doctor --role provider""",
 the local chain is not installed
 A devnet needs anvil, which set-up installs.
 scripts/setup""",
+    """GM-2130 503 DOCTOR_BLOCKS none final
+the reproducibility class could not be probed
+A small fixed program must run once at the start, to say which machines give the same bits.
+look at the reason in the message; a variable of `emulate` may be one that NumPy refuses
+gpumarket doctor""",
     """GM-2201 503 DOCTOR_BLOCKS none final
 too little disk
 The data folder has less free space than tasks and content need.
@@ -197,6 +202,11 @@ give each program a key of its own""",
 a transaction was too late
 It had to be mined by a time; it was not sent after that, and one that still waited was taken back.
 look at the times of what it was about""",
+    """GM-3007 502 MARKET_FAILED chain retry
+the node does not prove the state of a block
+Nodes keep the state of the last blocks only, and some serve no eth_getProof at all.
+ask sooner after the job is settled, or of an archive node
+gpumarket audit verify PROOF --rpc URL""",
     """GM-3010 402 NO_MONEY requester final
 not enough tokens in the wallet
 The account holds less than should be moved.
@@ -327,7 +337,7 @@ wait: a challenge takes seconds to a few minutes
 gpumarket market offers""",
     """GM-4051 403 MARKET_FAILED provider retry
 a device did not answer its challenge in time
-It is slower, smaller or busier than it is offered as: off the book until it passes, nothing slashed.
+Slower, smaller or busier than offered: it is off the book until it passes; nothing is slashed.
 offer the device under its own name and memory
 stop other programs on the device; it is challenged again in five minutes""",
     """GM-4052 403 MARKET_FAILED provider retry

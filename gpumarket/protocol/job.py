@@ -16,6 +16,7 @@ from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.comparison import BytesRule, Comparison, DecimalText
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Address, Cid, Hash32, ImageDigest, ShortText
+from gpumarket.protocol.repro import make_thread_env
 from gpumarket.protocol.units import PPM, U32, U64, Amount, ShareInPpm
 
 SPEC_BYTES_MAX = 64 * 1024
@@ -200,9 +201,10 @@ def make_unit_env(spec: JobSpec, unit: int, *, job_id: str) -> dict[str, str]:
     """
     Build the environment of one task, the same for provider and verifier.
 
-    The job's own variables come first, so it cannot replace ours.
+    The job's own variables come first, so it cannot replace ours. Only the number of threads it
+    may: as many as it asks for processors, on every machine, since results depend on it.
     """
-    env = dict(spec.env)
+    env = make_thread_env(spec.resources.cpus) | spec.env
     env |= {
         "GPUMARKET_JOB_ID": job_id,
         "GPUMARKET_TASK_INDEX": str(unit),

@@ -17,7 +17,6 @@ import trio.testing
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.gpus import (
-    compute_repro_class,
     detect_devices,
     make_simulated_devices,
     read_processor,
@@ -34,7 +33,6 @@ from gpumarket.testing.factories import (
     DOMAIN,
     make_address,
     make_cid,
-    make_device,
     make_key,
     make_lease_offer,
     make_opening,
@@ -387,20 +385,6 @@ def test_a_machine_without_gpus_sells_its_processor(tmp_path: Path) -> None:
         "Test Processor 3000",
         False,
     )
-
-
-def test_the_class_changes_with_what_changes_bits_only(tmp_path: Path) -> None:
-    path = tmp_path / "cpuinfo"
-    path.write_text(CPU_INFO)
-    here = compute_repro_class(read_processor(path))
-    path.write_text(CPU_INFO.replace("rdtscp", "monitor"))
-    assert compute_repro_class(read_processor(path)) == here
-    path.write_text(CPU_INFO.replace("avx2", "avx2 avx512f"))
-    assert compute_repro_class(read_processor(path)) != here
-    path.write_text(CPU_INFO)
-    processor = read_processor(path)
-    assert compute_repro_class(processor, [make_device(simulated=True)]) == here
-    assert compute_repro_class(processor, [make_device(simulated=False)]) != here
 
 
 def test_simulated_devices_say_so() -> None:
