@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, cast
 
 import trio
@@ -14,12 +15,12 @@ from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
-from gpumarket.adapters.unit_runner import UnitRunner
+from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
 from gpumarket.protocol.catalog import find_fault
 from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.ids import Address, Hash32, make_job_id
 from gpumarket.protocol.lease import Fault, LeaseOffer, Reason
-from gpumarket.protocol.messages import Message, ResultsOpened, RootSigned
+from gpumarket.protocol.messages import CheckpointTaken, Message, ResultsOpened, RootSigned
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import MS_PER_SECOND, Amount, format_size
 from provider_node.cheat import Forger
@@ -30,6 +31,7 @@ from provider_node.core.effects import (
     ReadFunds,
     RunUnit,
     SendMessage,
+    SignCheckpoint,
     SignOpenings,
     SignReceipt,
     SignRoot,
@@ -38,6 +40,7 @@ from provider_node.core.effects import (
 )
 from provider_node.core.events import (
     AttemptFailed,
+    CheckpointStored,
     Event,
     FundsSeen,
     FundsUnknown,
@@ -110,13 +113,17 @@ async def perform(effect: Effect, world: World) -> None:
         case ReadFunds():
             await _read_funds(effect, world)
         case PrepareUnit(lease=lease):
-            await _work(world, lease.lease_id, "fetch", lambda: _prepare(lease, world))
+            await _work(world, lease.lease_id, "fetch", lambda: _prepare(effect, world))
         case RunUnit(lease=lease):
             await _work(world, lease.lease_id, "run", lambda: _run(effect, world))
         case StoreOutput(lease_id=lease_id):
             await _work(world, lease_id, "upload", lambda: _store(lease_id, world))
         case SignReceipt():
             await _sign_receipt(effect, world)
+        case SignCheckpoint(coordinator=coordinator, lease_id=lease_id, state=state):
+            signed_state = world.identity.key.sign(state, world.domain).as_signed()
+            taken = CheckpointTaken(lease_id=lease_id, state=signed_state)
+            await world.link.send(coordinator, taken)
         case SignRoot(coordinator=coordinator, root=root):
             signed = world.identity.key.sign(root, world.domain).as_signed()
             await world.link.send(coordinator, RootSigned(root=signed))
@@ -202,10 +209,14 @@ async def _report(world: World, lease_id: Hash32, phase: str) -> None:
 # ---- fetching, running, storing ------------------------------------------------------------
 
 
-async def _prepare(lease: LeaseOffer, world: World) -> Event:
+async def _prepare(effect: PrepareUnit, world: World) -> Event:
+    lease = effect.lease
     left = max(1.0, float(lease.deadline - world.clock.now()))
     await world.runner.prepare(
-        lease.job, sources=lease.sources, deadline_s=min(left, FETCH_SECONDS_MAX)
+        lease.job,
+        sources=lease.sources,
+        deadline_s=min(left, FETCH_SECONDS_MAX),
+        checkpoints=() if effect.resume is None else (effect.resume,),
     )
     return UnitPrepared(at=world.clock.now(), lease_id=lease.lease_id)
 
@@ -258,7 +269,28 @@ async def _run_program(effect: RunUnit, meter: ProgressMeter, world: World) -> R
         job_id=make_job_id(lease.order.body.compute_struct_hash()),
         device_ids=effect.device_ids,
         on_output=meter.take,
+        training=_make_training_run(effect, world),
     )
+
+
+def _make_training_run(effect: RunUnit, world: World) -> TrainingRun | None:
+    """Say how a training task runs to its end, and keep each checkpoint as it comes."""
+    lease, runner = effect.lease, world.runner
+    if lease.job.checkpoint is None:
+        return None
+    number = effect.checkpoints
+    before = None if effect.resume is None else runner.find_input(effect.resume)
+
+    async def keep(copy: Path) -> None:
+        nonlocal number, before
+        facts = await runner.store_checkpoint(
+            copy, name=name_run(lease.lease_id), number=number, before=before
+        )
+        number, before = number + 1, copy
+        stored = CheckpointStored(at=world.clock.now(), lease_id=lease.lease_id, facts=facts)
+        await world.post(stored)
+
+    return TrainingRun(stop_at=lease.job.checkpoint.steps, resume=effect.resume, on_checkpoint=keep)
 
 
 async def _forge(lease: LeaseOffer, forger: Forger, world: World) -> Event:
@@ -333,7 +365,11 @@ async def _clean_up(effect: CleanUp, world: World) -> None:
         with trio.move_on_after(CLEAN_UP_SECONDS_MAX):
             await task.is_over.wait()
     try:
-        await world.runner.clean(name_run(effect.lease_id), is_output_kept=effect.is_output_kept)
+        await world.runner.clean(
+            name_run(effect.lease_id),
+            is_output_kept=effect.is_output_kept,
+            checkpoints=effect.checkpoints,
+        )
     except (ContentError, OSError, shutil.Error) as error:
         # What stays is swept at the next start.
         world.log.warn("a lease was not cleaned up", lease=effect.lease_id, reason=str(error))

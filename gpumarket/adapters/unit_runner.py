@@ -18,6 +18,7 @@ from typing import Protocol
 
 import trio
 
+from gpumarket.adapters.checkpoints import store_checkpoint
 from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.execution import (
     CheckpointFolder,
@@ -30,10 +31,10 @@ from gpumarket.adapters.execution import (
     Sandbox,
 )
 from gpumarket.protocol.comparison import OWN_PATH, THEIRS_PATH, ProgramRule
-from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.errors import ContentError, LocalProtocolError, SandboxError
 from gpumarket.protocol.ids import Cid
 from gpumarket.protocol.job import CheckpointPlan, JobSpec, make_unit_env
-from gpumarket.protocol.training import make_training_env
+from gpumarket.protocol.training import CheckpointFacts, make_training_env
 from gpumarket.protocol.units import MS_PER_SECOND
 
 CPU_MILLIS_PER_CPU = 1000
@@ -133,8 +134,8 @@ class UnitRunner:
             output_folder=folder,
             device_ids=device_ids,
         )
-        if training is None or job.checkpoint is None:
         request = replace(request, env={**request.env, **self._emulation})
+        if training is None or job.checkpoint is None:
             return await self._sandbox.run(request, on_output=on_output)
         copies = self.find_checkpoints(name)
         await trio.to_thread.run_sync(self._make_run_folder, copies)
@@ -192,10 +193,30 @@ class UnitRunner:
         """Kill a run's container, if there is one."""
         await self._sandbox.kill(f"gpumarket-{name}")
 
-    async def clean(self, name: str, *, is_output_kept: bool) -> None:
-        """Remove a run's folder, and unless kept let go of its output."""
+    async def store_checkpoint(
+        self, copy: Path, *, name: str, number: int, before: Path | None
+    ) -> CheckpointFacts:
+        """
+        Add a run's checkpoint to the content store and pin it; say what it is.
+
+        `number` counts the run's checkpoints, `before` is the one that it came from.
+        """
+        try:
+            return await store_checkpoint(
+                self._content, copy, before=before, pin=f"checkpoint-{name}-{number}"
+            )
+        except ContentError as error:
+            # It is raised inside of a run, whose errors are of this kind.
+            raise SandboxError(
+                error.message, code=error.code, why=error.why, fault="provider"
+            ) from error
+
+    async def clean(self, name: str, *, is_output_kept: bool, checkpoints: int = 0) -> None:
+        """Remove a run's folders, and unless kept let go of its output and its checkpoints."""
         if not is_output_kept:
             await self._content.unpin(f"run-{name}")
+            for number in range(checkpoints):
+                await self._content.unpin(f"checkpoint-{name}-{number}")
         for folder in (self._runs / name, self._checkpoints / name):
             await trio.to_thread.run_sync(_remove_tree, folder)
 

@@ -14,10 +14,10 @@ from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult, compute_input_hash
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
+from provider_node.core import training
 from provider_node.core.effects import (
     CleanUp,
     Effect,
-    PrepareUnit,
     RunUnit,
     SendMessage,
     SignReceipt,
@@ -27,6 +27,7 @@ from provider_node.core.effects import (
 from provider_node.core.epochs import close_epoch, open_results, sign_root
 from provider_node.core.events import (
     AttemptFailed,
+    CheckpointStored,
     CoordinatorCaught,
     CoordinatorJoined,
     CoordinatorLost,
@@ -150,7 +151,7 @@ def _is_displaced(state: ProviderState, lease: Lease, before: Terms) -> bool:
 def _ask_again(lease: Lease) -> list[Effect]:
     match lease.phase:
         case Phase.PREPARING:
-            return [PrepareUnit(lease=lease.offer)]
+            return [training.prepare(lease)]
         case Phase.UPLOADING:
             return [StoreOutput(lease_id=lease.lease_id)]
         case Phase.SIGNING:
@@ -160,11 +161,15 @@ def _ask_again(lease: Lease) -> list[Effect]:
 
 
 def _catch_up(state: ProviderState, coordinator: Address) -> list[Effect]:
-    return [
-        SendMessage(coordinator=coordinator, message=message)
-        for lease in state.leases.values()
-        if lease.coordinator == coordinator and (message := _find_answer(lease)) is not None
-    ]
+    effects: list[Effect] = []
+    for lease in state.leases.values():
+        if lease.coordinator != coordinator or (message := _find_answer(lease)) is None:
+            continue
+        if lease.phase in ACTIVE | CLAIMED:
+            # Before the receipt, which counts only with its whole chain.
+            effects += training.sign_again(lease)
+        effects.append(SendMessage(coordinator=coordinator, message=message))
+    return effects
 
 
 def _find_answer(lease: Lease) -> messages.Message | None:
@@ -255,8 +260,20 @@ def _work(state: ProviderState, event: Event) -> list[Effect]:
                 state.terms.devices[i] for i in lease.devices if i < len(state.terms.devices)
             ]
             names = tuple(device.device_id for device in devices if device.device_id)
-            return [RunUnit(lease=lease.offer, device_ids=names)]
+            return [
+                RunUnit(
+                    lease=lease.offer,
+                    device_ids=names,
+                    resume=training.find_resume(lease),
+                    checkpoints=len(lease.segments),
+                )
+            ]
+        case CheckpointStored() as stored, Phase.RUNNING:
+            return [*training.take_checkpoint(lease, stored, state.terms)]
         case UnitRan(duration_ms=duration_ms), Phase.RUNNING:
+            gap = training.find_gap(lease)
+            if gap is not None:
+                return _fail(state, lease, gap, at)
             lease.duration_ms = duration_ms
             lease.move(Phase.UPLOADING, at)
             return [StoreOutput(lease_id=lease_id)]
@@ -286,6 +303,7 @@ def _write_receipt(state: ProviderState, lease: Lease, stored: OutputStored) -> 
         repro_class=state.terms.repro_class,
         duration_ms=lease.duration_ms,
         salt=stored.salt,
+        training=training.find_claim(lease),
     )
     lease.receipt = Receipt(
         order_hash=lease.result.order_hash,
@@ -363,5 +381,11 @@ def _pass_time(state: ProviderState, at: Timestamp) -> list[Effect]:
             end_lease(state, lease, Phase.UNPAID, at=at, reason=expired)
         else:
             del state.leases[lease.lease_id]
-            effects.append(CleanUp(lease_id=lease.lease_id, is_output_kept=False))
+            effects.append(
+                CleanUp(
+                    lease_id=lease.lease_id,
+                    is_output_kept=False,
+                    checkpoints=len(lease.segments),
+                )
+            )
     return effects

@@ -10,11 +10,12 @@ from __future__ import annotations
 import msgspec
 
 from gpumarket.protocol.attestation import Opening
-from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.ids import Address, Cid, Hash32
 from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import Message
 from gpumarket.protocol.receipt import ProviderRoot, Receipt
-from gpumarket.protocol.units import U64
+from gpumarket.protocol.training import SegmentState
+from gpumarket.protocol.units import U32, U64
 
 
 class _Effect(msgspec.Struct, frozen=True, kw_only=True, tag_field="effect", tag=True):
@@ -43,14 +44,23 @@ class PrepareUnit(_Effect, frozen=True, kw_only=True):
     """Fetch image and inputs and hand them to the engine: `UnitPrepared` or `AttemptFailed`."""
 
     lease: LeaseOffer
+    resume: Cid | None = None
+    """The checkpoint that a training task will go on from."""
 
 
 class RunUnit(_Effect, frozen=True, kw_only=True):
-    """Run the program from its beginning: `UnitRan` or `AttemptFailed`."""
+    """
+    Run the program from its beginning: `UnitRan` or `AttemptFailed`.
+
+    Of a training task, go on from `resume`, with `CheckpointStored` for each new checkpoint.
+    """
 
     lease: LeaseOffer
     device_ids: tuple[str, ...]
     """The devices it gets, as the engine calls them."""
+    resume: Cid | None = None
+    checkpoints: U32 = 0
+    """How many its chain has already."""
 
 
 class StoreOutput(_Effect, frozen=True, kw_only=True):
@@ -64,6 +74,14 @@ class SignReceipt(_Effect, frozen=True, kw_only=True):
 
     lease_id: Hash32
     receipt: Receipt
+
+
+class SignCheckpoint(_Effect, frozen=True, kw_only=True):
+    """Sign a segment's state and send it as `CheckpointTaken`, like any message."""
+
+    coordinator: Address
+    lease_id: Hash32
+    state: SegmentState
 
 
 class SignRoot(_Effect, frozen=True, kw_only=True):
@@ -92,6 +110,8 @@ class CleanUp(_Effect, frozen=True, kw_only=True):
 
     lease_id: Hash32
     is_output_kept: bool
+    checkpoints: U32 = 0
+    """How many checkpoints were stored, to be let go of with the output."""
 
 
 Effect = (
@@ -101,6 +121,7 @@ Effect = (
     | RunUnit
     | StoreOutput
     | SignReceipt
+    | SignCheckpoint
     | SignRoot
     | SignOpenings
     | StopUnit

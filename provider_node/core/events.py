@@ -17,6 +17,7 @@ from gpumarket.protocol.ids import Address, Cid, Hash32, ShortText
 from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.training import CheckpointFacts
 from gpumarket.protocol.units import U32, U64, Amount, Timestamp
 from provider_node.core.terms import Terms
 
@@ -147,6 +148,13 @@ class OutputStored(_Event, frozen=True, kw_only=True):
     salt: Hash32
 
 
+class CheckpointStored(_Event, frozen=True, kw_only=True):
+    """A training task's next checkpoint is in our content store and pinned."""
+
+    lease_id: Hash32
+    facts: CheckpointFacts
+
+
 class ReceiptSigned(_Event, frozen=True, kw_only=True):
     """
     The operator key signed the receipt that was asked for.
@@ -193,6 +201,7 @@ Event = (
     | UnitPrepared
     | UnitRan
     | OutputStored
+    | CheckpointStored
     | ReceiptSigned
     | AttemptFailed
     | UnitProgressed

@@ -17,6 +17,7 @@ from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult
 from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import Amount, Timestamp
 from provider_node.core.metering import Meter, Tally
 from provider_node.core.terms import Terms
@@ -102,6 +103,8 @@ class Lease(msgspec.Struct, kw_only=True):
     receipt: Receipt | None = None
     signed: Signed[Receipt] | None = None
     epoch: int | None = None
+    segments: list[SegmentState] = []
+    """Of a training task: the states of the checkpoints taken here, in order."""
     seal_hashes: tuple[Hash32, ...] = ()
     reason: Reason | None = None
     exit_code: int = 0
@@ -122,6 +125,11 @@ class Lease(msgspec.Struct, kw_only=True):
             return Timestamp(self.offer.order.body.expiry)
         kept = max([RETENTION_SECONDS, *(output.pin_seconds for output in self.offer.job.outputs)])
         return Timestamp(min(self.phase_at + kept, 2**63 - 1))
+
+    @property
+    def last_segment(self) -> SegmentState | None:
+        """Where a training task's chain ends now: here, or where another provider left it."""
+        return self.segments[-1] if self.segments else self.offer.resume
 
     def get_result(self) -> UnitResult:
         """Return the result, which every phase after uploading has."""

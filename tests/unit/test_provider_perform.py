@@ -96,7 +96,7 @@ class FakeRunner:
     cleaned: list[tuple[str, bool]] = field(default_factory=list)
     said: bytes = b""
 
-    async def prepare(self, _job: Any, *, sources: Any, deadline_s: float) -> None:
+    async def prepare(self, _job: Any, **_: Any) -> None:
         if self.error is not None:
             raise self.error
 
@@ -119,7 +119,7 @@ class FakeRunner:
     async def stop(self, name: str) -> None:
         self.stopped.append(name)
 
-    async def clean(self, name: str, *, is_output_kept: bool) -> None:
+    async def clean(self, name: str, *, is_output_kept: bool, checkpoints: int) -> None:
         self.cleaned.append((name, is_output_kept))
 
 
