@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import rlp
 
 from coordinator.api.proofs import make_proof
 from coordinator.api.views import show_job
@@ -12,26 +11,16 @@ from coordinator.core.order_book import get_reputation
 from coordinator.core.settling import compute_money
 from gpumarket.cli.job_view import format_job
 from gpumarket.protocol.audit import check_proof
-from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import (
     AuditVerdict,
-    BatchFact,
-    ChainEvidence,
-    CommitFact,
-    SeedFact,
-    StakeChange,
 )
-from gpumarket.protocol.ids import Address
 from gpumarket.protocol.job import VerifyPolicy
-from gpumarket.protocol.proof import compute_epoch_root
-from gpumarket.protocol.settlement import pack_lanes
-from gpumarket.protocol.signing import keccak256
-from gpumarket.testing.factories import DOMAIN, change, make_address, make_hash, make_spec
-from tests.coordinator_market import DEPOSIT, Market, PlayedChain, sum_requesters
+from gpumarket.testing.factories import change, make_address, make_hash, make_spec
+from tests.coordinator_market import Market, sum_requesters
+from tests.market_audit import HonestChain, audit, read_chain
 
 CHEAT, V1 = make_address("provider-2"), make_address("verifier-1")
 COORDINATOR = make_address("coordinator")
-SEED_DELAY = 2
 
 
 def play_job(*, units=24, verify=None, entropy="entropy"):
@@ -46,69 +35,6 @@ def play_job(*, units=24, verify=None, entropy="entropy"):
     job = market.submit(spec, checks=2 * units)
     market.run(seconds_max=300)
     return market, job
-
-
-class HonestChain(PlayedChain):
-    """A chain whose seed blocks have real headers."""
-
-    def fix_seed(self, effect, now):
-        seed = super().fix_seed(effect, now)
-        fields = [b"\0" * 32] * 15
-        fields[8] = seed.block.to_bytes(4, "big")
-        fields[11] = int(now).to_bytes(4, "big")
-        fields[13] = seed.mix_hash
-        header = rlp.encode(fields)
-        return type(seed)(**{f: getattr(seed, f) for f in seed.__struct_fields__} | {
-            "header_rlp": header
-        })  # fmt: skip
-
-
-def read_chain(market):
-    """Return what an auditor would read from the chain."""
-    state, commits, seeds, hashes = market.state, {}, {}, {}
-    for epoch in state.epochs.values():
-        if epoch.sequence is None:
-            continue
-        commits[COORDINATOR, epoch.sequence] = CommitFact(
-            root=compute_epoch_root(epoch.document),
-            nonce_hash=keccak256(epoch.nonce),
-            data_hash=compute_content_hash(epoch.document),
-            block=epoch.block,
-        )
-        seeds[COORDINATOR, epoch.sequence] = SeedFact(
-            seed_block=epoch.seed_block, mix_hash=epoch.mix_hash, seed=epoch.seed
-        )
-        hashes[epoch.seed_block] = keccak256(epoch.header_rlp)
-    batches: dict[tuple[Address, int], BatchFact] = {}
-    escrows: dict[Address, int] = {}
-    for sequence, posted in enumerate(market.chain.batches):
-        requesters, payees, lanes, root = pack_lanes(posted.batch.lanes)
-        before = {each: escrows.get(each, DEPOSIT) for each in requesters}
-        batches[COORDINATOR, sequence] = BatchFact(
-            data_hash=compute_content_hash(posted.batch),
-            block=market.chain.block,
-            posted_at=market.now,
-            requesters=requesters,
-            payees=payees,
-            lanes=lanes,
-            root=root,
-            escrow_before=before,
-            credit_before={},
-        )
-        spent = sum_requesters(posted)
-        escrows |= {each: held - spent[each] for each, held in before.items()}
-    return ChainEvidence(
-        chain_id=DOMAIN.chain_id,
-        contract=DOMAIN.contract,
-        seed_delay_blocks=SEED_DELAY,
-        commits=commits,
-        seeds=seeds,
-        batches=batches,
-        block_hashes=hashes,
-        verifier_stakes={V1: (StakeChange(block=1, stake=10),)},
-        provider_stakes={},
-        payouts=(),
-    )
 
 
 @pytest.mark.parametrize("entropy", ["a", "b", "c"])
@@ -145,11 +71,6 @@ def test_the_audit_fails_when_the_record_hides_a_check():
     assert report.verdict is AuditVerdict.FAIL
 
 
-def list_lines(market, job):
-    report = check_proof(make_proof(market.state, job), read_chain(market))
-    return {check.name: check for check in report.tighten().checks}
-
-
 def test_jobs_of_several_requesters_share_one_batch_and_each_passes_its_audit():
     market = Market(settle_interval_seconds=100, fee=40)
     market.chain = HonestChain()
@@ -165,7 +86,7 @@ def test_jobs_of_several_requesters_share_one_batch_and_each_passes_its_audit():
     assert len(posted.bills) == 4 and len(sum_requesters(posted)) == 2
     assert len({make_proof(market.state, job).settlements for job in jobs}) == 1
     for job in jobs:
-        lines = list_lines(market, job)
+        lines = audit(market, job)
         assert {check.verdict for check in lines.values()} == {AuditVerdict.PASS}
         assert "for other jobs" in lines["balance"].text
 
@@ -178,7 +99,7 @@ def test_a_job_that_takes_two_batches_proves_both(monkeypatch):
     view = show_job(market.state, job)
     assert [batch["seq"] for batch in view["batches"]] == [0, 1]
     assert format_job(view).count("settled  batch") == 2
-    assert {check.verdict for check in list_lines(market, job).values()} == {AuditVerdict.PASS}
+    assert {check.verdict for check in audit(market, job).values()} == {AuditVerdict.PASS}
     # Half of the truth is no proof: the other lines are neither paid nor rejected.
     half = change(proof, settlements=proof.settlements[:1])
     report = check_proof(half, read_chain(market))
