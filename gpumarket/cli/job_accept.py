@@ -27,7 +27,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--proof", type=_FILE, help="A proof fetched before: no coordinator is asked for it.")
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Only tasks whose results are in this folder, where `job get` has put them.",
 )
 @click.option("--out", type=_FILE, help="Write a file for the providers instead of sending.")
