@@ -14,7 +14,7 @@ from pathlib import Path
 from gpumarket.adapters.deployment import ContractConfig
 from gpumarket.protocol.errors import InvalidInput, Unrecoverable
 
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 60.0
 QUICK_CONFIG = ContractConfig(
     epoch=3,
     open=1,
@@ -89,4 +89,4 @@ def run_anvil(folder: Path, *, block_seconds: int | None = None) -> Iterator[str
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=START_SECONDS_MAX)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.market import IMAGE_FOLDER, ROOT, Market, keep_logs
+from tests.e2e.market import Market, keep_logs
+from tests.job_image import build_job_image
 
 
 @pytest.fixture(scope="session", name="job_image")
 def job_image_fixture() -> Path:
-    """Build the job image unless it is there."""
-    subprocess.run([ROOT / "scripts/build-image"], check=True, timeout=300, capture_output=True)
-    return IMAGE_FOLDER / "image.tar"
+    """The archive of the job image."""
+    return build_job_image()[0]
 
 
 @pytest.fixture(scope="module", name="market")

@@ -26,12 +26,10 @@ from gpumarket.protocol.codec import compute_content_hash, decode_document_untru
 from gpumarket.protocol.ids import parse_address
 from gpumarket.protocol.proof import PROOF_BYTES_MAX, ProofOfExecution
 from gpumarket.testing.devnet import STATE_FOLDER, Devnet
+from tests.job_image import IMAGE_FOLDER, ROOT
+from tests.patience import PATIENCE
 
-ROOT = Path(__file__).resolve().parents[2]
-IMAGE_FOLDER = ROOT / "build/images/embeddings"
 COMMAND = ROOT / ".venv/bin/gpumarket"
-COMMAND_SECONDS_MAX = 90
-PATIENCE = 90.0
 PROVIDERS = ("provider-1", "provider-2", "provider-3")
 DETACHED = "ignore:subprocess .* is still running:ResourceWarning"
 """A role that `Devnet.restart` starts outlives the object that started it, on purpose."""
@@ -125,7 +123,7 @@ class Market:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_SECONDS_MAX,
+            timeout=2 * PATIENCE,
             check=False,
         )
         return Answer(done.returncode, done.stdout, done.stderr)
@@ -243,7 +241,7 @@ class Market:
         """GET a page of a role; `ConnectionError` while it is down."""
         port = self.read_setting(role, "http_port")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as page:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as page:
                 data: bytes = page.read()
                 return data.decode()
         except OSError as error:
@@ -366,7 +364,7 @@ def list_containers(owners: Sequence[str]) -> list[str]:
         ["docker", "ps", "--all", "--format", '{{.ID}} {{.Label "gpumarket.owner"}}'],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     rows = [line.split(" ", 1) for line in done.stdout.splitlines()]
@@ -416,7 +414,7 @@ def start_marked(
         for pid in list_marked_processes(mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -429,7 +427,7 @@ def run_role(module: str, config: Path, **env: str) -> Answer:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)

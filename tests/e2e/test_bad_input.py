@@ -31,8 +31,9 @@ from tests.e2e.market import (
     make_program,
     run_role,
 )
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings(DETACHED)]
+pytestmark = pytest.mark.filterwarnings(DETACHED)
 NOBODY_HAS = format_cid(compute_cid(b"nobody has this", Codec.RAW))
 
 # ---- refused before anything is promised -------------------------------------------------------
@@ -311,7 +312,7 @@ def post_job(market: Market, body: object) -> tuple[int, dict[str, Any]]:
         headers={"Content-Type": "application/json", "Idempotency-Key": os.urandom(8).hex()},
     )
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

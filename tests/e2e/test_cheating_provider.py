@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.e2e.market import Market, expect_results
 
-pytestmark = pytest.mark.timeout(240)
 DEVNET_FLAGS = ("--cheat",)
 CHEAT = "provider-3"
 TASKS = 6

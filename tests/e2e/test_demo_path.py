@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.market import IMAGE_FOLDER, Market, expect_results
+from tests.e2e.market import Market, expect_results
+from tests.job_image import IMAGE_FOLDER
 
-pytestmark = pytest.mark.timeout(240)
 TASKS = 6
 
 

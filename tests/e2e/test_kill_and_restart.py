@@ -16,8 +16,9 @@ from tests.e2e.market import (
     make_program,
     wait_for,
 )
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings(DETACHED)]
+pytestmark = pytest.mark.filterwarnings(DETACHED)
 SECONDS = 4
 """How long a task of these jobs takes: long enough to be killed in the middle."""
 
@@ -31,7 +32,7 @@ def everybody_runs(market: Market) -> Iterator[None]:
             market.devnet.restart(name)
     market.devnet._wait_members(len(PROVIDERS))
     # What a dead provider had begun, it begins again until it hears that it need not.
-    wait_for(lambda: not market.list_containers(), "every container to end", 20)
+    wait_for(lambda: not market.list_containers(), "every container to end")
 
 
 def test_the_coordinator_is_killed_in_every_state_of_a_job_that_is_being_followed(
@@ -57,7 +58,7 @@ def test_the_coordinator_is_killed_in_every_state_of_a_job_that_is_being_followe
                 break
         job = market.wait_settled(job_id)
     finally:
-        follower.join(timeout=120)
+        follower.join(timeout=2 * PATIENCE)
     market.check_paid_once(job, before)
     assert [answer.exit for answer in answers] == [0], answers
     assert market.download(job_id) == expect_results(2)

@@ -16,7 +16,6 @@ import pytest
 
 from tests.e2e.market import (
     PROVIDERS,
-    ROOT,
     Market,
     can_connect,
     list_containers,
@@ -25,9 +24,8 @@ from tests.e2e.market import (
     start_marked,
     wait_for,
 )
-
-pytestmark = pytest.mark.timeout(240)
-STOP_SECONDS_MAX = 60.0
+from tests.job_image import ROOT
+from tests.patience import PATIENCE
 
 
 def test_down_in_the_middle_of_a_job_leaves_no_process_port_or_container(
@@ -81,8 +79,8 @@ def test_ctrl_c_stops_all_of_the_demo(sign: str, job_image: Path, tmp_path: Path
             for entry in state["accounts"].values()
         ]
         os.killpg(demo.pid, signal.SIGINT)
-        assert demo.wait(timeout=STOP_SECONDS_MAX) == 130, lines.text
-        wait_for(lambda: not list_marked_processes(mark), "every process to end", 15)
+        assert demo.wait(timeout=PATIENCE) == 130, lines.text
+        wait_for(lambda: not list_marked_processes(mark), "every process to end")
         assert list_containers(owners) == []
         assert "logs " in lines.text
 
@@ -103,7 +101,7 @@ class Lines:
         self._queue: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def wait(self, sign: str, seconds: float = 180) -> None:
+    def wait(self, sign: str, seconds: float = 2 * PATIENCE) -> None:
         """Wait for a line with this in it."""
         with contextlib.suppress(queue.Empty):
             while (line := self._queue.get(timeout=seconds)) is not None:
