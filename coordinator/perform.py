@@ -7,8 +7,10 @@ because the journal brings it back to a state that is known.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -17,6 +19,7 @@ from coordinator.core import effects, events
 from coordinator.core.batching import OWN_FAULTS
 from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.adapters.chain_errors import ContractRefused
+from gpumarket.adapters.checkpoints import check_word
 from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.first_blocks import REORG_BLOCKS, FirstBlocks
@@ -104,6 +107,8 @@ async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  
             await _read_escrow(effect, world)
         case effects.FetchOutput():
             await _fetch_output(effect, world)
+        case effects.FetchCheckpoint():
+            await _keep_checkpoint(effect, world)
         case effects.PublishDocument():
             await world.content.add_document(effect.data)
         case effects.DrawHardwareSecret():
@@ -277,6 +282,36 @@ async def _fetch_output(effect: effects.FetchOutput, world: World) -> None:
             size_bytes=stat.stored_bytes,
         )
     )
+
+
+async def _keep_checkpoint(effect: effects.FetchCheckpoint, world: World) -> None:
+    segment = effect.segment
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            problem = await check_word(
+                world.content,
+                segment,
+                effect.before,
+                sources=effect.sources,
+                deadline_s=FETCH_SECONDS_MAX,
+                bytes_max=effect.bytes_max,
+                folder=Path(folder),
+            )
+        await world.content.pin(
+            segment.folder, f"checkpoint-{effect.order_hash.hex()}-{segment.unit}-{segment.index}"
+        )
+    except ContentError as error:
+        world.log.warn(
+            "a checkpoint could not be kept", lease=effect.lease_id, reason=error.message
+        )
+        return
+    now, lease_id, index = world.clock.now(), effect.lease_id, segment.index
+    if problem:
+        await world.post(
+            events.CheckpointRefused(at=now, lease_id=lease_id, index=index, text=problem)
+        )
+    else:
+        await world.post(events.CheckpointKept(at=now, lease_id=lease_id, index=index))
 
 
 async def _judge_hardware(effect: effects.JudgeHardware, world: World) -> None:

@@ -13,6 +13,7 @@ from coordinator.core.lifecycle import CheckState
 from coordinator.core.order_book import is_eligible
 from coordinator.core.pools import find_check, get_seed, list_barred, list_payouts, list_twins
 from coordinator.core.state import Job, State, Verifier, set_timer, write_log
+from coordinator.core.training import list_checkpoint_sources, list_starts
 from gpumarket.protocol import messages
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address
@@ -118,13 +119,16 @@ def make_check_request(state: State, check: Check) -> SendMessage:
     """Return the message that asks a verifier to do a task again, now or again."""
     if check.verifier is None or check.deadline is None:
         raise LocalProtocolError("a check was asked of nobody")
+    segments = list_starts(state, check)
+    lease = state.leases[check.lease_id]
     message = messages.CheckRequested(
         order_hash=check.order_hash,
         unit=check.unit,
         receipt_hash=check.receipt_hash,
         job=state.jobs[check.order_hash].spec,
         deadline=check.deadline,
-        sources=state.sources,
+        sources=list_checkpoint_sources(state, lease) if segments else state.sources,
+        segments=segments,
     )
     return SendMessage(recipient=check.verifier, message=message)
 

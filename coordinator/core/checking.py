@@ -21,6 +21,7 @@ from coordinator.core.state import (
     set_timer,
     write_log,
 )
+from coordinator.core.training import check_claim
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.cids import decode_cid_untrusted
@@ -220,6 +221,7 @@ def _check_opening(state: State, epoch: Epoch, lease: Lease, signed: Signed[Open
     if result.output_bytes > sum(output.bytes_max for output in job.spec.outputs):
         raise RemoteProtocolError("an opened output is over its limit")
     decode_cid_untrusted(result.output)
+    check_claim(state, lease, result)
     price = compute_price(
         duration_ms=result.duration_ms,
         devices=max(1, job.spec.resources.devices.count),

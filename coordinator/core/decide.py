@@ -26,6 +26,7 @@ from coordinator.core import (
     relaying,
     sessions,
     settling,
+    training,
 )
 from coordinator.core.effects import Effect
 from coordinator.core.events import Event, MessageReceived
@@ -159,6 +160,10 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
             return judging.take_output(state, event)
         case events.OutputMissing():
             return judging.miss_output(state, event)
+        case events.CheckpointKept():
+            return training.keep_checkpoint(state, event)
+        case events.CheckpointRefused():
+            return training.refuse_checkpoint(state, event)
         case events.HardwareSecretDrawn():
             return hardware_checks.take_secret(state, event)
         case events.HardwareJudged():
@@ -182,8 +187,10 @@ def _hear(  # noqa: C901  one case for each message
             return leases.decline_lease(state, sender, message)
         case messages.Declined():
             return checking.decline_check(state, sender, message)
+        case messages.CheckpointTaken():
+            return training.take_checkpoint(state, sender, message)
         case messages.UnitFinished():
-            return leases.finish_lease(state, sender, message)
+            return training.finish_training(state, sender, message)
         case messages.UnitFailed():
             return leases.fail_lease(state, sender, message)
         case messages.RootSigned():

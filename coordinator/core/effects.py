@@ -16,6 +16,7 @@ from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import Message
 from gpumarket.protocol.proof import EpochDocument
 from gpumarket.protocol.settlement import Batch, Bill
+from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import U32, U64, Timestamp
 
 
@@ -130,6 +131,22 @@ class FetchOutput(_Effect, frozen=True, kw_only=True):
     sources: tuple[Multiaddr, ...]
 
 
+class FetchCheckpoint(_Effect, frozen=True, kw_only=True):
+    """
+    Fetch a checkpoint into our own store and hold its state to it.
+
+    `CheckpointKept` or `CheckpointRefused`; nothing where it cannot be had, since the task goes on
+    without it.
+    """
+
+    lease_id: Hash32
+    order_hash: Hash32
+    segment: SegmentState
+    before: SegmentState | None
+    bytes_max: U64
+    sources: tuple[Multiaddr, ...]
+
+
 class PublishDocument(_Effect, frozen=True, kw_only=True):
     """Put a DAG-CBOR document into the content store, so that an auditor can find it."""
 
@@ -166,6 +183,7 @@ Effect = (
     | PostBatch
     | ReadEscrow
     | FetchOutput
+    | FetchCheckpoint
     | PublishDocument
     | DrawHardwareSecret
     | JudgeHardware

@@ -144,6 +144,7 @@ class VerifierLeft(_Event, frozen=True, kw_only=True):
 PeerMessage = (
     messages.LeaseAccepted
     | messages.Declined
+    | messages.CheckpointTaken
     | messages.UnitFinished
     | messages.UnitFailed
     | messages.RootSigned
@@ -259,6 +260,21 @@ class OutputMissing(_Event, frozen=True, kw_only=True):
     text: str
 
 
+class CheckpointKept(_Event, frozen=True, kw_only=True):
+    """A training task's checkpoint is in our own store and is what its state says."""
+
+    lease_id: Hash32
+    index: U32
+
+
+class CheckpointRefused(_Event, frozen=True, kw_only=True):
+    """A training task's checkpoint is not what its state says."""
+
+    lease_id: Hash32
+    index: U32
+    text: str
+
+
 # ---- hardware ------------------------------------------------------------------------------
 
 
@@ -297,6 +313,8 @@ Event = (
     | ChainRefused
     | OutputFetched
     | OutputMissing
+    | CheckpointKept
+    | CheckpointRefused
     | HardwareSecretDrawn
     | HardwareJudged
 )

@@ -33,6 +33,7 @@ from coordinator.core.state import (
     set_timer,
     write_log,
 )
+from coordinator.core.training import check_evidence, list_states
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Attestation, Evidence, Verdict
 from gpumarket.protocol.cids import decode_cid_untrusted
@@ -94,7 +95,9 @@ def make_result_shown(state: State, check: Check) -> SendMessage:
     if lease.opening is None or check.verifier is None:
         raise LocalProtocolError("a result is shown that is not open")
     message = messages.ResultShown(
-        opening=lease.opening, sources=list_sources(state, lease.provider)
+        opening=lease.opening,
+        sources=list_sources(state, lease.provider),
+        states=list_states(state, check),
     )
     return SendMessage(recipient=check.verifier, message=message)
 
@@ -226,6 +229,7 @@ def _check_verdict(
         raise RemoteProtocolError("the verifier's result is of another task")
     if evidence.opening_hash != compute_content_hash(lease.opening.body):
         raise RemoteProtocolError("the evidence is about another opening than was shown")
+    check_evidence(state, check, evidence)
     if attestation.verdict not in Verdict._value2member_map_:
         raise RemoteProtocolError(f"there is no verdict {attestation.verdict}")
     verdict, theirs = Verdict(attestation.verdict), lease.opening.body.result.output

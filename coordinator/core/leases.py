@@ -40,7 +40,7 @@ BLAMED_PROVIDERS_MIN = 2
 TEXT_CHARACTERS_MAX = 500
 LOG_TAIL_CHARACTERS_MAX = 4_000
 _REQUESTER_CODES: Final = frozenset(
-    {"GM-5101", "GM-5102", "GM-5103", "GM-5104", "GM-5203", "GM-5204", "GM-6012"}
+    {"GM-5101", "GM-5102", "GM-5103", "GM-5104", "GM-5105", "GM-5203", "GM-5204", "GM-6012"}
 )
 """What a provider may say is the requester's fault."""
 _LIVE: Final = (LeaseState.PROPOSED, LeaseState.ACTIVE)
@@ -219,6 +219,9 @@ def end_lease(state: State, lease: Lease, reason: Reason) -> None:
     move_lease(state, lease, LeaseState.ENDED)
     lease.reason = reason
     move_unit(state, job, unit, to=UnitState.WAITING)
+    if lease.receipt is not None:
+        # A finished chain that was not accepted is nothing to go on from.
+        unit.segments = []
     if reason.fault == "provider" and lease.accepted_at is not None and lease.receipt is None:
         note_facts(state, lease.provider).lost += 1
     unit.avoided = {who: until for who, until in unit.avoided.items() if until > state.now}

@@ -12,6 +12,7 @@ from coordinator.core.lifecycle import UnitState
 from coordinator.core.matching import Funnel, describe_funnel, explain, find_feasible, rank
 from coordinator.core.order_book import is_covered, list_candidates, make_demand
 from coordinator.core.state import Job, Lease, State, Unit, move_unit, set_timer, write_log
+from coordinator.core.training import find_resume, take_over
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseOffer, Reason, compute_lease_id
 from gpumarket.protocol.units import Amount, Timestamp, compute_price, format_amount
@@ -103,6 +104,7 @@ def _propose(state: State, job: Job, unit: Unit, candidate: Candidate) -> Propos
         accept_by=Timestamp(state.now + settings.accept_seconds),
         deadline=Timestamp(min(deadline, job.settle_at)),
     )
+    take_over(lease, unit.segments)
     state.leases[lease.lease_id] = lease
     state.providers[lease.provider].lease_ids.append(lease.lease_id)
     unit.attempts += 1
@@ -130,6 +132,7 @@ def make_proposal(state: State, lease: Lease) -> ProposeLease:
             price_max=lease.price_max,
             deadline=lease.deadline,
             sources=state.sources,
+            resume=find_resume(lease),
         )
     )
 

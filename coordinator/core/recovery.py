@@ -20,6 +20,7 @@ from coordinator.core.lifecycle import CheckState, EpochState, PartStage
 from coordinator.core.placing import make_proposal
 from coordinator.core.relaying import list_unheard
 from coordinator.core.state import State
+from coordinator.core.training import list_unkept
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseState, Reason
@@ -33,7 +34,7 @@ def list_outstanding(state: State) -> list[Effect]:
     effects: list[Effect] = [ReadEscrow(requester=who) for who in state.escrows]
     for number in state.open_epochs:
         effects += _list_for_epoch(state, state.epochs[number])
-    return effects + list_unposted(state)
+    return effects + list_unkept(state) + list_unposted(state)
 
 
 def _list_for_epoch(state: State, epoch: Epoch) -> list[Effect]:

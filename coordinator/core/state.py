@@ -34,6 +34,7 @@ from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.settlement import Batch, Bill, PaymentLeaf
 from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import Amount, Timestamp
 
 # ---- peers ---------------------------------------------------------------------------------
@@ -102,6 +103,8 @@ class Unit(msgspec.Struct, kw_only=True):
     failures: list[Failure] = []
     avoided: dict[Address, Timestamp] = {}
     """Providers that do not get it before a time."""
+    segments: list[Signed[SegmentState]] = []
+    """Of a training task: the chain up to the last checkpoint that is here."""
 
 
 class Lease(msgspec.Struct, kw_only=True):
@@ -131,6 +134,12 @@ class Lease(msgspec.Struct, kw_only=True):
     output_problem: str = ""
     """Why the output cannot be had; empty while it may still come."""
     reason: Reason | None = None
+    segments: list[Signed[SegmentState]] = []
+    """Of a training task: its chain, with what an earlier provider left."""
+    inherited: int = 0
+    """How many of them are an earlier provider's."""
+    kept: int = 0
+    """How many of their checkpoints are here."""
     phase: str = ""
     progress_done: int = 0
     progress_total: int = 0

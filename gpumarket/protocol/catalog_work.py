@@ -176,6 +176,10 @@ gpumarket job describe JOB""",
 no verifier answers
 Checks wait until a registered verifier is connected.
 gpumarket job why JOB""",
+    """GM-7106 422 MARKET_FAILED provider retry
+a checkpoint is not what its provider says
+The weights, the length of the update or the loss that was signed is another than its checkpoint has.
+gpumarket job describe JOB""",
     """GM-7202 409 MARKET_FAILED verifier final
 a check was asked for too late
 The deadline of a check had passed when it was asked for.
