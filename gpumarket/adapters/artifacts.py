@@ -7,6 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from gpumarket.protocol.anchoring import Compiled
+from gpumarket.protocol.contract_code import read_contract
+
 
 @cache
 def load_artifact(name: str) -> dict[str, Any]:
@@ -14,3 +17,11 @@ def load_artifact(name: str) -> dict[str, Any]:
     path = resources.files("gpumarket.adapters") / "abi" / f"{name}.json"
     artifact: dict[str, Any] = json.loads(path.read_text())
     return artifact
+
+
+def load_compiled() -> Compiled:
+    """Return the contracts whose state proofs show, as an auditor must know them."""
+    return Compiled(
+        settlement=read_contract(load_artifact("Settlement")),
+        disputes=read_contract(load_artifact("Disputes")),
+    )

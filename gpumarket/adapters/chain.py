@@ -207,11 +207,22 @@ class Chain:
 
     async def read_header(self, number: int) -> bytes:
         """Return the RLP of a block's header, checked against the block's hash."""
-        block = await self._read(lambda: self._raw_block(number))
+        block = await self.ask("eth_getBlockByNumber", hex(number), False)
+        if not block:
+            raise ChainError(f"the RPC does not know block {number}", code="GM-3002")
         header = encode_header(block)
         if format_hex(keccak256(header)) != block["hash"]:
             raise ChainError(f"the header of block {number} does not hash to its block hash")
         return header
+
+    async def ask(self, method: str, *params: object) -> Any:
+        """Return what the RPC answers, or None; raise `ChainError` where it answers an error."""
+        name = RPCEndpoint(method)
+        answer = await self._read(lambda: self._web3.provider.make_request(name, list(params)))
+        if "error" in answer:
+            said = str(answer["error"])[:300]
+            raise ChainError(f"the RPC refuses {method}", code="GM-3002", why=said)
+        return answer.get("result")
 
     async def read_facts(self, from_block: int, to_block: int | None = None) -> list[ChainFact]:
         """
@@ -430,14 +441,6 @@ class Chain:
                 raise self._translate(error, money=money) from error
         tx_hash = format_hex(bytes(receipt["transactionHash"]))
         raise BrokenPrecondition(f"transaction {tx_hash} reverted", money=money)
-
-    def _raw_block(self, number: int) -> dict[str, Any]:
-        method = RPCEndpoint("eth_getBlockByNumber")
-        response = self._web3.provider.make_request(method, [hex(number), False])
-        if not response.get("result"):
-            raise ChainError(f"the RPC does not know block {number}", code="GM-3002")
-        block: dict[str, Any] = response["result"]
-        return block
 
     def _search(
         self, name: str, indexed: dict[str, object], start: int, end: int

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from gpumarket.adapters.artifacts import load_compiled
 from gpumarket.cli.access import make_client, with_connection
 from gpumarket.cli.audit_view import (
     NO_ANSWER,
@@ -28,6 +29,7 @@ from gpumarket.cli.audit_view import (
 )
 from gpumarket.cli.output import Console, Outcome, command
 from gpumarket.client.connection import Connection
+from gpumarket.protocol.anchored_evidence import derive_evidence
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.audit_money import BalanceChange, compute_balances
 from gpumarket.protocol.catalog import Exit
@@ -37,8 +39,8 @@ from gpumarket.protocol.errors import (
     InvalidInput,
     RemoteProtocolError,
 )
-from gpumarket.protocol.evidence import AuditVerdict, MissingEvidence
-from gpumarket.protocol.ids import Hash32, parse_address
+from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, MissingEvidence
+from gpumarket.protocol.ids import Hash32, parse_address, parse_hash
 from gpumarket.protocol.ledger import Event, Ledger, fold_events, make_evidence
 from gpumarket.protocol.proof import ProofOfExecution
 from gpumarket.protocol.proof_file import PROOF_BYTES_MAX, decode_proof_untrusted
@@ -77,6 +79,11 @@ def audit() -> None:
 @click.argument("target", metavar="PROOF|JOB")
 @click.option("--rpc", "rpcs", multiple=True, metavar="URL", help="RPC endpoint; may be several.")
 @click.option("--from-block", type=click.IntRange(0), default=0, help="Where the contract begins.")
+@click.option(
+    "--trust-block",
+    metavar="HASH",
+    help="Hash of the newest block in the file: then nothing else is needed, and no network.",
+)
 @click.option("--strict", is_flag=True, help="What is allowed without proof counts as incomplete.")
 @with_connection
 def verify(
@@ -86,11 +93,52 @@ def verify(
     target: str,
     rpcs: tuple[str, ...],
     from_block: int,
+    trust_block: str | None,
     strict: bool,
 ) -> Outcome:
     """Check a job from order to payment: a proof file, or a job whose proof is fetched first."""
+    if trust_block is not None and rpcs:
+        raise InvalidInput("--trust-block and --rpc are two ways to know the chain: choose one")
     proof, source = load_proof(console, connection, target)
     domain, warnings = _find_domain(connection, proof)
+    if trust_block is None:
+        evidence, trust = _ask_chain(connection, proof, rpcs, domain, from_block, source)
+    else:
+        evidence, trust = _derive_offline(proof, domain, parse_hash(trust_block), source)
+    report = check_proof(proof, evidence)
+    report = report.tighten() if strict else report
+    balances: tuple[BalanceChange, ...] = ()
+    with suppress(GpuMarketError, MissingEvidence):  # the report's own lines say what is wrong
+        balances = compute_balances(proof, evidence)
+    return Outcome(
+        describe_report(report, balances, trust),
+        format_report(report, balances, trust),
+        exit=_EXITS[report.verdict],
+        warnings=warnings,
+        is_ok=report.verdict is AuditVerdict.PASS,
+    )
+
+
+def _derive_offline(
+    proof: ProofOfExecution, domain: Domain, trusted: Hash32, source: str
+) -> tuple[ChainEvidence, Trust]:
+    evidence = derive_evidence(proof, load_compiled(), trusted=trusted)
+    # What the auditor was told to expect counts, not what the proof is about.
+    evidence = replace(evidence, chain_id=domain.chain_id, contract=domain.contract)
+    newest = 0
+    if proof.chain is not None:
+        newest = _read_number(proof.chain.anchors[0].header)
+    return evidence, Trust((), domain, newest, trusted, source)
+
+
+def _ask_chain(
+    connection: Connection,
+    proof: ProofOfExecution,
+    rpcs: tuple[str, ...],
+    domain: Domain,
+    from_block: int,
+    source: str,
+) -> tuple[ChainEvidence, Trust]:
     urls = rpcs or (connection.require("rpc_url"),)
     blocks = sorted({number for epoch in proof.epochs if (number := _read_number(epoch.header))})
     snapshot = read_chain(urls, domain, from_block=from_block, blocks=blocks)
@@ -100,19 +148,7 @@ def verify(
         seed_delay_blocks=snapshot.seed_delay_blocks,
         block_hashes=snapshot.block_hashes,
     )
-    report = check_proof(proof, evidence)
-    report = report.tighten() if strict else report
-    balances: tuple[BalanceChange, ...] = ()
-    with suppress(GpuMarketError, MissingEvidence):  # the report's own lines say what is wrong
-        balances = compute_balances(proof, evidence)
-    trust = Trust(urls, domain, snapshot.head, snapshot.head_hash, source)
-    return Outcome(
-        describe_report(report, balances, trust),
-        format_report(report, balances, trust),
-        exit=_EXITS[report.verdict],
-        warnings=warnings,
-        is_ok=report.verdict is AuditVerdict.PASS,
-    )
+    return evidence, Trust(urls, domain, snapshot.head, snapshot.head_hash, source)
 
 
 @command("audit.show/1", name="show")

@@ -32,6 +32,7 @@ class Trust:
     """What a report rests on beside this program."""
 
     rpc_urls: tuple[str, ...]
+    """None where one trusted block hash was enough."""
     domain: Domain
     head: int
     head_hash: Hash32
@@ -148,8 +149,11 @@ def _format_verdict(report: Report) -> str:
 
 def _format_trust(trust: Trust) -> str:
     count = len(trust.rpc_urls)
+    source = f"{count} RPC endpoint{'s' * (count != 1)} ({', '.join(trust.rpc_urls)})"
+    if not trust.rpc_urls:
+        source = "one block hash and no network"
     return (
-        f"trust used: {count} RPC endpoint{'s' * (count != 1)} ({', '.join(trust.rpc_urls)}), "
+        f"trust used: {source}, "
         f"chain {trust.domain.chain_id}, contract {format_hex(trust.domain.contract)}, head block "
         f"{trust.head} {format_hex(trust.head_hash)[:10]}…, this tool v{__version__}; "
         "nothing from the coordinator was believed"

@@ -54,14 +54,14 @@ def derive_evidence(
     """
     if proof.chain is None:
         missing = "the proof has no anchors: it can be checked with --rpc only"
-        return _make_empty(proof, Anchoring(link_fault=missing, state_fault=missing))
+        return _make_empty(proof, Anchoring(missing=missing))
     try:
         states, hashes = read_states_untrusted(proof, proof.chain, compiled, trusted=trusted)
     except LinkFault as error:
         fault = Anchoring(link_fault=error.message, state_fault="no header is linked")
         return _make_empty(proof, fault)
     except GpuMarketError as error:
-        return _make_empty(proof, Anchoring(links="", state_fault=error.message))
+        return _make_empty(proof, Anchoring(state_fault=error.message))
     try:
         return _derive(proof, proof.chain, compiled, states=states, hashes=hashes)
     except GpuMarketError as error:

@@ -54,6 +54,7 @@ class Seal(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A verifier's promise that it has a result of its own, before it may see the provider's."""
 
     KIND: ClassVar[str] = "gpumarket.seal.v1"
+    IS_SMALL: ClassVar[bool] = True
 
     order_hash: Hash32
     unit: U32
@@ -66,6 +67,7 @@ class Opening(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A provider's opened result; for a sampled unit it names each seal that came first."""
 
     KIND: ClassVar[str] = "gpumarket.opening.v1"
+    IS_SMALL: ClassVar[bool] = True
 
     result: UnitResult
     receipt_hash: Hash32

@@ -7,7 +7,7 @@ missing, so nothing was proven). What was not checked is part of every report.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from gpumarket.protocol.audit_checks import check_openings, check_verifiers
@@ -53,8 +53,13 @@ _Inspection = Callable[[ProofOfExecution, ChainEvidence], Finding]
 
 def check_proof(proof: ProofOfExecution, evidence: ChainEvidence) -> Report:
     """Run every check; none stops the others."""
-    checks = (_run(name, check, proof, evidence) for name, check in CHECKS.items())
-    return Report(tuple(checks), NOT_CHECKED)
+    return Report(tuple(iterate_checks(proof, evidence)), NOT_CHECKED)
+
+
+def iterate_checks(proof: ProofOfExecution, evidence: ChainEvidence) -> Iterator[Check]:
+    """Run one check after the other, for whoever wants no more than the first that fails."""
+    for name, check in CHECKS.items():
+        yield _run(name, check, proof, evidence)
 
 
 def _run(name: str, check: _Inspection, proof: ProofOfExecution, evidence: ChainEvidence) -> Check:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.cids import parse_cid
-from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.codec import remember_content_hash
 from gpumarket.protocol.evidence import (
     ChainEvidence,
     CommitFact,
@@ -33,12 +33,12 @@ def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding
     verdicts: Counter[Verdict] = Counter()
     differing = 0
     for epoch in proof.epochs:
-        commit = find_commit(epoch, evidence)
+        commit, own = find_commit(epoch, evidence), index_receipts(proof, epoch)
         for check in epoch.checks:
             _check_parties(proof, commit, check, evidence)
             _check_blindness(check)
             verdict = _check_verdict(check)
-            if check.attestation.body.receipt_hash in index_receipts(proof, epoch):
+            if check.attestation.body.receipt_hash in own:
                 _check_class(proof, check)
             verdicts[verdict] += 1
             differing += verdict is Verdict.MATCH and not _is_same_output(check)
@@ -76,12 +76,12 @@ def _check_blindness(check: CheckProof) -> None:
     task = (opening.result.order_hash, opening.result.unit)
     is_one = (seal.order_hash, seal.unit) == task == (own.order_hash, own.unit)
     require(is_one, "a verifier's result is of another task")
-    is_after = compute_content_hash(seal) in opening.seal_hashes
+    is_after = remember_content_hash(seal) in opening.seal_hashes
     require(is_after, "a result was opened before the verifier had sealed its own")
     require(seal.sealed == own.compute_hash(), "a seal does not hold its result")
-    is_bound = attestation.evidence_hash == compute_content_hash(check.evidence)
+    is_bound = attestation.evidence_hash == remember_content_hash(check.evidence)
     require(is_bound, "an attestation rests on other evidence")
-    is_bound = check.evidence.opening_hash == compute_content_hash(opening)
+    is_bound = check.evidence.opening_hash == remember_content_hash(opening)
     require(is_bound, "the evidence is about another opening")
 
 

@@ -34,6 +34,8 @@ def check_links(_proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
     anchoring = evidence.anchoring
     if anchoring is None:
         return Finding("blocks are those that the RPC endpoints agree on")
+    if anchoring.missing:
+        raise MissingEvidence(anchoring.missing)
     require(not anchoring.link_fault, anchoring.link_fault)
     if anchoring.state_fault:
         raise MissingEvidence("the headers are not linked, because a state is not proven")
@@ -45,6 +47,8 @@ def check_state(_proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
     anchoring = evidence.anchoring
     if anchoring is None:
         return Finding("the contracts' events are those that the RPC endpoints agree on")
+    if anchoring.missing:
+        raise MissingEvidence(anchoring.missing)
     if anchoring.link_fault:
         raise MissingEvidence("no state can be proven, because a header is not linked")
     require(not anchoring.state_fault, anchoring.state_fault)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import libipld
@@ -60,6 +62,12 @@ def decode_document_untrusted(
 def compute_content_hash(value: object) -> Hash32:
     """Hash a document's bytes with sha2-256: the digest inside its CID."""
     return hashlib.sha256(encode_document(value)).digest()
+
+
+@lru_cache(maxsize=2048)
+def remember_content_hash(value: Hashable) -> Hash32:
+    """Return `compute_content_hash` of a small document that is hashed again and again."""
+    return compute_content_hash(value)
 
 
 def to_dag_json(value: object) -> str:

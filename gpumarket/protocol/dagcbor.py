@@ -9,6 +9,7 @@ Source: RFC 8949 and ipld.io/specs/codecs/dag-cbor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from gpumarket.protocol.errors import InvalidInput
@@ -41,8 +42,8 @@ def _write(value: Any, add: Callable[[bytes], None]) -> None:
         add(_make_head(_UNSIGNED, value) if value >= 0 else _make_head(_NEGATIVE, -1 - value))
     elif isinstance(value, dict):
         add(_make_head(_MAP, len(value)))
-        for key in sorted(value, key=_rank_key):
-            _write_text(key, add)
+        for key, spelled in _spell_keys(tuple(value)):
+            add(spelled)
             _write(value[key], add)
     elif isinstance(value, list | tuple):
         add(_make_head(_LIST, len(value)))
@@ -61,6 +62,17 @@ def _write_text(value: str, add: Callable[[bytes], None]) -> None:
         raise InvalidInput("half a character is no text") from error
     add(_make_head(_TEXT, len(text)))
     add(text)
+
+
+@lru_cache(maxsize=1024)
+def _spell_keys(keys: tuple[object, ...]) -> tuple[tuple[str, bytes], ...]:
+    """Return a map's keys in their order, each with its bytes: most maps are one of few kinds."""
+    spelled = []
+    for key in sorted(keys, key=_rank_key):
+        pieces: list[bytes] = []
+        _write_text(str(key), pieces.append)
+        spelled.append((str(key), b"".join(pieces)))
+    return tuple(spelled)
 
 
 def _rank_key(key: object) -> tuple[int, bytes]:

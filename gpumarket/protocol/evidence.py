@@ -154,6 +154,8 @@ class Anchoring:
     """What was proven of the state."""
     link_fault: str = ""
     state_fault: str = ""
+    missing: str = ""
+    """Why there is nothing to link or prove."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import rlp
-
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Hash32
-from gpumarket.protocol.rlp_reading import decode_rlp_untrusted
+from gpumarket.protocol.rlp_reading import decode_rlp_untrusted, encode_rlp
 from gpumarket.protocol.signing import keccak256
 
 HEADER_BYTES_MAX = 1024
@@ -66,8 +64,7 @@ def encode_header(block: Mapping[str, str]) -> bytes:
     """Encode a block, with fields in hex as an RPC shows them, into its header's RLP."""
     present = _ORDER + tuple(field for field in _APPENDED if block.get(field[0]) is not None)
     fields = [_encode_field(block[name], is_number=is_number) for name, is_number in present]
-    encoded: bytes = rlp.encode(fields)
-    return encoded
+    return encode_rlp(fields)
 
 
 def decode_header_untrusted(data: bytes) -> Header:

@@ -43,7 +43,7 @@ def compute_multipath(leaves: Sequence[Hash32], indexes: Collection[int]) -> tup
     With no index that is the root itself.
     """
     known = sorted(set(indexes))
-    if len(known) != len(indexes) or any(not 0 <= each < len(leaves) for each in known):
+    if known != list(indexes) or any(not 0 <= each < len(leaves) for each in known):
         raise InvalidInput(f"leaves {list(indexes)[:8]} are not among {len(leaves)} leaves")
     levels = _build_levels(leaves)
     if not known:

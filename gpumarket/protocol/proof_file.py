@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnResult, Seal
 from gpumarket.protocol.codec import (
-    compute_content_hash,
     decode_document_untrusted,
     encode_document,
     from_dag_json_untrusted,
+    remember_content_hash,
     to_dag_json,
 )
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
@@ -242,15 +242,15 @@ def _unpack_checks(
         )
         for own in owns
     ]
-    opening = _seal(opening, [compute_content_hash(seal) for seal in seals])
-    opening_hash = compute_content_hash(opening.body)
+    opening = _seal(opening, [remember_content_hash(seal) for seal in seals])
+    opening_hash = remember_content_hash(opening.body)
     found = []
     for each, own, seal in zip(entry.checks, owns, seals, strict=True):
         evidence = Evidence(own=own, opening_hash=opening_hash, comparison=each.comparison)
         attestation = Attestation(
             receipt_hash=name,
             verdict=each.verdict,
-            evidence_hash=compute_content_hash(evidence),
+            evidence_hash=remember_content_hash(evidence),
             issued_at=each.issued_at,
         )
         found.append(

@@ -1,11 +1,12 @@
 """
-Recursive Length Prefix, read strictly: the one spelling of each item and nothing behind it.
+Recursive Length Prefix, written and read strictly: one spelling of each item, nothing behind it.
 
 Source: Ethereum yellow paper, appendix B.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from gpumarket.protocol.errors import RemoteProtocolError
@@ -56,3 +57,22 @@ def _decode_size(raw: bytes, start: int, end: int, size: int) -> tuple[int, int]
     if begin > end or field[0] == 0 or actual < 56:
         raise RemoteProtocolError("RLP is not canonical")
     return actual, begin
+
+
+def encode_rlp(items: Sequence[bytes]) -> bytes:
+    """Encode a flat list of byte strings."""
+    content = b"".join(map(_encode_bytes, items))
+    return _encode_head(len(content), 0xC0) + content
+
+
+def _encode_bytes(item: bytes) -> bytes:
+    if len(item) == 1 and item[0] < 0x80:
+        return item
+    return _encode_head(len(item), 0x80) + item
+
+
+def _encode_head(size: int, base: int) -> bytes:
+    if size < 56:
+        return bytes([base + size])
+    field = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([base + 55 + len(field)]) + field

@@ -10,6 +10,7 @@ totals while every single leaf stays provable by its lane and index.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -103,16 +104,18 @@ class OpenedLane(Lane, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def amount(self) -> Amount:
         """The sum under the lane's root."""
-        return Amount(self._climb()[1])
+        return Amount(_climb_lane(self)[1])
 
     def compute_root(self) -> Hash32:
         """Return the Merkle-sum root that leaves and siblings give."""
-        return self._climb()[0]
+        return _climb_lane(self)[0]
 
-    def _climb(self) -> tuple[Hash32, int]:
-        nodes = [(leaf.compute_hash(), leaf.price) for leaf in self.leaves]
-        opened = list(zip(self.places, nodes, strict=True))
-        return climb_sum_multipath(opened, count=self.count, path=self.siblings)
+
+@lru_cache(maxsize=512)
+def _climb_lane(lane: OpenedLane) -> tuple[Hash32, int]:
+    nodes = [(leaf.compute_hash(), leaf.price) for leaf in lane.leaves]
+    opened = list(zip(lane.places, nodes, strict=True))
+    return climb_sum_multipath(opened, count=lane.count, path=lane.siblings)
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,13 +9,14 @@ Source: EIP-712, EIP-2 (low s).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import coincurve
 import msgspec
 from Crypto.Hash import keccak as _keccak
 
-from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.codec import compute_content_hash, remember_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Signature
 from gpumarket.protocol.units import U64
@@ -58,17 +59,22 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def compute_separator(self) -> Hash32:
         """Return the EIP-712 domain separator."""
-        return keccak256(
-            _DOMAIN_TYPE
-            + keccak256(DOMAIN_NAME.encode())
-            + keccak256(DOMAIN_VERSION.encode())
-            + encode_uint(self.chain_id)
-            + encode_address(self.contract)
-        )
+        return _compute_separator(self.chain_id, self.contract)
 
     def compute_digest(self, struct_hash: Hash32) -> Hash32:
         """Return what is signed: the struct hash bound to this domain."""
         return keccak256(b"\x19\x01" + self.compute_separator() + struct_hash)
+
+
+@lru_cache(maxsize=64)
+def _compute_separator(chain_id: int, contract: Address) -> Hash32:
+    return keccak256(
+        _DOMAIN_TYPE
+        + keccak256(DOMAIN_NAME.encode())
+        + keccak256(DOMAIN_VERSION.encode())
+        + encode_uint(chain_id)
+        + encode_address(contract)
+    )
 
 
 _DOMAIN_TYPE = keccak256(
@@ -81,11 +87,21 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A signed value the contract need not understand: its kind and content hash are signed."""
 
     KIND: ClassVar[str] = ""
+    IS_SMALL: ClassVar[bool] = False
+    """Whether its hash is worth remembering: an audit asks for it several times."""
+
+    def compute_content_hash(self) -> Hash32:
+        """Return the hash of the document's bytes."""
+        return remember_content_hash(self) if self.IS_SMALL else compute_content_hash(self)
 
     def compute_struct_hash(self) -> Hash32:
         """Return the hash of `Document(string kind,bytes32 contentHash)`."""
-        kind_hash = keccak256(self.KIND.encode())
-        return keccak256(_DOCUMENT_TYPE + kind_hash + compute_content_hash(self))
+        return keccak256(_DOCUMENT_TYPE + _hash_kind(self.KIND) + self.compute_content_hash())
+
+
+@lru_cache(maxsize=64)
+def _hash_kind(kind: str) -> Hash32:
+    return keccak256(kind.encode())
 
 
 class Signed(msgspec.Struct, Generic[T], frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,8 +154,13 @@ def verify(signed: Signed[T], domain: Domain) -> Verified[T]:
     return Verified(signed.body, signed.signer, signed.signature)
 
 
+@lru_cache(maxsize=4096)
 def recover_signer(digest: Hash32, signature: Signature) -> Address | None:
-    """Return who signed `digest`, or None where the signature is malformed or malleable."""
+    """
+    Return who signed `digest`, or None where the signature is malformed or malleable.
+
+    What was recovered lately is remembered: one audit looks at most signatures twice.
+    """
     if len(signature) != 65 or signature[64] not in (27, 28):
         return None
     if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:

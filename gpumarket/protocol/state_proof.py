@@ -9,7 +9,7 @@ Source: Ethereum yellow paper, appendices B (RLP) and D (Merkle-Patricia trie); 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,6 +80,18 @@ def read_trie_untrusted(
     return found
 
 
+def select_nodes(root: Hash32, keys: Sequence[Hash32], nodes: Iterable[bytes]) -> tuple[bytes, ...]:
+    """
+    Return of all `nodes` those that these keys need, as `read_trie_untrusted` wants them.
+
+    Raises `RemoteProtocolError` where one is missing.
+    """
+    picker = _Picker({keccak256(node): node for node in nodes})
+    for key in keys:
+        picker.walk(root, _split_nibbles(key))
+    return tuple(picker.picked)
+
+
 class _Walker:
     """Takes nodes from the list in order; one that was taken may be passed again."""
 
@@ -124,6 +136,23 @@ class _Walker:
         self._seen[name] = node
         self.used += 1
         return node
+
+
+class _Picker(_Walker):
+    """Takes nodes by their hash, wherever they are, and lists what it took."""
+
+    def __init__(self, pool: Mapping[Hash32, bytes]) -> None:
+        super().__init__(())
+        self._pool = pool
+        self.picked: list[bytes] = []
+
+    def _take(self, name: bytes) -> list[Item]:
+        if name not in self._seen:
+            if name not in self._pool:
+                raise RemoteProtocolError("a trie node is missing")
+            self.picked.append(self._pool[name])
+            self._seen[name] = _check_node(decode_rlp_untrusted(self._pool[name]))
+        return self._seen[name]
 
 
 def _check_node(item: Item) -> list[Item]:

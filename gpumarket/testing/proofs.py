@@ -117,13 +117,16 @@ class ProofMaker:
     verifiers: tuple[str, ...] = ("verifier-1",)
     """Those connected at every commitment; the first one does all checks."""
     first_sequence: int = 0
+    plan: tuple[tuple[Work, ...], ...] = EPOCHS
+    """Who did which tasks in which epoch."""
+    checks_max: int = 8
 
     @property
     def order(self) -> Signed[Order]:
         """The requester's order: up to eight checks and a fee."""
         end = NOW + ORDER_SECONDS
         order = factories.make_order(
-            self.spec, checks=8, max_fee=50_000, settle_by=end, expiry=end + 1
+            self.spec, checks=self.checks_max, max_fee=50_000, settle_by=end, expiry=end + 1
         )
         return sign(order, "requester", domain=self.domain)
 
@@ -136,7 +139,7 @@ class ProofMaker:
     def make_document(self, index: int) -> EpochDocument:
         """Return what the commitment of the epoch at `index` names."""
         work = []
-        for each in sorted(EPOCHS[index], key=lambda each: make_address(each.provider)):
+        for each in sorted(self.plan[index], key=lambda each: make_address(each.provider)):
             results = [self.make_result(each.provider, unit) for unit in each.units]
             receipts = tuple(factories.make_receipt(result) for result in results)
             root = factories.make_provider_root(receipts, each.provider, epoch=index + 1)
@@ -174,7 +177,7 @@ class ProofMaker:
             nonces=make_nonces(sequence),
         )
         checks, openings, rejected = [], [], []
-        for each in EPOCHS[index]:
+        for each in self.plan[index]:
             owner = make_address(each.provider)
             (work,) = (part for part in document.work if part.root.signer == owner)
             drawn = draw_pool(seed, owner, work.pools[0], stake=0, audited=0)
@@ -182,7 +185,8 @@ class ProofMaker:
                 result = self.make_result(each.provider, unit)
                 receipt_hash = factories.make_receipt(result).compute_struct_hash()
                 if place in drawn:
-                    checks.append(self._make_check(each.provider, result))
+                    who = self.choose_verifiers(seed, result, receipt_hash)
+                    checks += self._make_checks(each.provider, result, who)
                 else:
                     opening = factories.make_opening(result)
                     openings.append(sign(opening, each.provider, domain=self.domain))
@@ -200,24 +204,38 @@ class ProofMaker:
             rejected_receipts=tuple(rejected),
         )
 
-    def _make_check(self, provider: str, result: UnitResult) -> CheckProof:
-        verifier = self.verifiers[0]
+    def choose_verifiers(
+        self, _seed: Hash32, _result: UnitResult, _receipt_hash: Hash32
+    ) -> tuple[str, ...]:
+        """Return who checks a result: always the first, whoever the seed draws."""
+        return self.verifiers[:1]
+
+    def _make_checks(
+        self, provider: str, result: UnitResult, who: Sequence[str]
+    ) -> list[CheckProof]:
         receipt_hash = factories.make_receipt(result).compute_struct_hash()
         honest = make_cid(f"output {result.unit}")
-        own = factories.make_own_result(result, verifier, output=honest)
-        seal = factories.make_seal(own, receipt_hash=receipt_hash)
-        opening = factories.make_opening(result, seal_hashes=(compute_content_hash(seal),))
-        evidence = factories.make_evidence(own, opening)
+        owns = [factories.make_own_result(result, verifier, output=honest) for verifier in who]
+        seals = [factories.make_seal(own, receipt_hash=receipt_hash) for own in owns]
+        hashes = tuple(sorted(compute_content_hash(seal) for seal in seals))
+        opening = factories.make_opening(result, seal_hashes=hashes)
+        signed = sign(opening, provider, domain=self.domain)
         verdict = Verdict.MATCH if result.output == honest else Verdict.MISMATCH
-        attestation = factories.make_attestation(
-            evidence, receipt_hash=receipt_hash, verdict=int(verdict)
-        )
-        return CheckProof(
-            seal=sign(seal, verifier, domain=self.domain),
-            opening=sign(opening, provider, domain=self.domain),
-            attestation=sign(attestation, verifier, domain=self.domain),
-            evidence=evidence,
-        )
+        checks = []
+        for verifier, own, seal in zip(who, owns, seals, strict=True):
+            evidence = factories.make_evidence(own, opening)
+            attestation = factories.make_attestation(
+                evidence, receipt_hash=receipt_hash, verdict=int(verdict)
+            )
+            checks.append(
+                CheckProof(
+                    seal=sign(seal, verifier, domain=self.domain),
+                    opening=signed,
+                    attestation=sign(attestation, verifier, domain=self.domain),
+                    evidence=evidence,
+                )
+            )
+        return checks
 
     def list_payments(
         self, epochs: Sequence[EpochProof]

@@ -10,7 +10,11 @@ Figures = Mapping[str, float | int | Mapping[str, float | int]]
 """What a benchmark found, by name; ratios are ours / the opponent's."""
 
 BENCHMARKS: Final = {
+    "comparators": "honest noise between machines against the mildest cheats, for each tolerance",
+    "detection": "forgeries found by sampling, against theory and against other markets' rules",
+    "hardware": "hardware challenges: honest devices beside impostors, and each class's bounds",
     "gas": "gas of settlement a job, against one token transfer a job",
+    "proof": "a proof file of 10,000 tasks: bytes, audit time against sha256, changes it lets pass",
     "job-path": "a job from its submission to its signed result, against plain `docker run`",
 }
 

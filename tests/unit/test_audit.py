@@ -595,13 +595,6 @@ def test_another_batch_than_the_one_on_chain_fails(lie, text):
     expect(check_proof(change_paper(proof, **lie), evidence), "settlement", text)
 
 
-def test_another_transaction_than_the_one_on_chain_fails():
-    proof, evidence = get_honest()
-    moved = change(proof.settlements[0], tx_hash=make_hash("x"))
-    report = check_proof(change(proof, settlements=(moved,)), evidence)
-    expect(report, "settlement", "another transaction")
-
-
 def test_a_batch_that_is_named_twice_fails():
     proof, evidence = get_honest()
     report = check_proof(change(proof, settlements=proof.settlements * 2), evidence)

@@ -26,6 +26,7 @@ from gpumarket.testing.proofs import SEED_DELAY, ProofMaker, make_header, make_s
 RPC = "http://127.0.0.1:1/"
 LIAR = "http://127.0.0.1:2/"
 PROOF, FACTS = make_settled_job()
+BATCH_TX = next(fact.tx_hash for fact in FACTS if fact.name == "BatchPosted")
 FLAGS = ("--chain-id", "31337", "--contract", format_hex(factories.DOMAIN.contract))
 
 
@@ -233,7 +234,7 @@ def test_an_address_is_shown_with_its_balances_and_events(capsys):
 
 
 def test_a_transaction_a_document_and_a_sequence_number_are_found(capsys):
-    assert show(capsys, format_hex(PROOF.settlements[0].tx_hash))[1] == ["BatchPosted"]
+    assert show(capsys, format_hex(BATCH_TX))[1] == ["BatchPosted"]
     document = ContentId(Codec.DAG_CBOR, compute_content_hash(PROOF.epochs[0].document))
     assert show(capsys, format_cid(document))[1] == ["Committed"]
     assert show(capsys, "1")[1] == ["Committed", "SeedFixed"]
@@ -252,7 +253,7 @@ def test_an_unknown_thing_is_not_found(capsys):
 def test_what_the_coordinator_says_of_a_job_is_marked_as_its_word(
     capsys, fake: FakeCoordinator, devnet: Path
 ):
-    batch = {"tx": format_hex(PROOF.settlements[0].tx_hash), "seq": 0, "block": 30}
+    batch = {"tx": format_hex(BATCH_TX), "seq": 0, "block": 30}
     fake.jobs["gm-7f3kq2x4ab"] = {"id": "gm-7f3kq2x4ab", "state": "settled", "batch": batch}
     code, out, _ = run(capsys, "show", "gm-7f3kq2x4ab", "--rpc", RPC, *FLAGS)
     assert code == 0
