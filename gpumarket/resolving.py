@@ -156,8 +156,6 @@ def find_contradictions(job: JobFile) -> list[Mistake]:
         attempt(("command", index), partial(_check_length, argument))
     for index, output in enumerate(document.get("outputs", ())):
         attempt(("outputs", index), partial(_resolve_output, output))
-    for index, argument in enumerate(_find_comparator(job)):
-        attempt(("verify", "compare", "command", index), partial(_check_length, argument))
     found += _find_input_mistakes(job)
     found += _find_comparison_mistakes(job)
     found += _find_split_mistakes(job)

@@ -18,6 +18,15 @@ from gpumarket.cli.output import (
 )
 from gpumarket.client.connection import Connection
 from gpumarket.jobfile import InvalidJobFile, Mistake, load_job_file
+from gpumarket.protocol.comparison import (
+    BytesRule,
+    Comparison,
+    ImageRule,
+    JsonRule,
+    NpyRule,
+    ProgramRule,
+    SafetensorsRule,
+)
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.units import format_size
 
@@ -160,6 +169,7 @@ def format_plan(plan: Plan, *, is_long: bool = False) -> str:
         rows += [("", line) for line in format_relaxations(plan.quote)]
     rows += [
         ("checks", _format_checks(plan)),
+        *([] if spec.verify.mode == "none" else [("equal", format_rule(spec.verify.comparison))]),
         ("cost", _format_cost(plan)),
         ("limit", f"at most {show_money(plan.exposure)}; what is not used comes back"),
         ("", f"a task at most {show_money(prices.max_unit_price)}"),
@@ -213,6 +223,30 @@ def _format_checks(plan: Plan) -> str:
         f"so that {policy.forged_share_ppm / 10_000:g} % forged is found "
         f"with {policy.confidence_ppm / 10_000:g} %"
     ) + (f"; always tasks {critical}" if critical else "")
+
+
+def format_rule(rule: Comparison) -> str:
+    """Say in words when two outputs count as equal."""
+    match rule:
+        case BytesRule():
+            return "means the same bytes; machines of different kinds decide nothing"
+        case ProgramRule():
+            return f"means that your comparator says so: {' '.join(rule.command)}"
+        case ImageRule():
+            text = (
+                f"SSIM of the worst place from {rule.ssim_min} on, "
+                f"all but {rule.max_mismatch} of the values within {rule.atol} levels"
+            )
+        case JsonRule():
+            text = f"numbers within rtol {rule.rtol} and atol {rule.atol}"
+        case NpyRule() | SafetensorsRule():
+            text = (
+                f"all but {rule.max_mismatch} of the entries "
+                f"within rtol {rule.rtol} and atol {rule.atol}"
+            )
+            if rule.base:
+                text += f", and within {rule.tau} of the change from '{rule.base}'"
+    return f"means for {rule.files} as {rule.name}: {text}; other files by their bytes"
 
 
 def _format_cost(plan: Plan) -> str:

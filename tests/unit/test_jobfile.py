@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gpumarket.cli.job_file import format_rule
 from gpumarket.jobfile import (
     JOB_FILE_BYTES_MAX,
     InvalidJobFile,
@@ -13,7 +14,16 @@ from gpumarket.jobfile import (
     load_job_file,
     parse_job_text,
 )
-from gpumarket.protocol.comparison import NpyRule
+from gpumarket.protocol.comparison import (
+    RULES,
+    BytesRule,
+    Comparison,
+    ImageRule,
+    JsonRule,
+    NpyRule,
+    ProgramRule,
+    SafetensorsRule,
+)
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.job import UNITS_MAX
@@ -365,3 +375,72 @@ def test_an_image_in_a_registry_is_refused_with_advice(image: str) -> None:
 def test_an_image_by_cid_needs_its_digest() -> None:
     job = read(MINIMAL.replace(f"image_digest: {DIGEST}\n", ""))
     assert [each.code for each in find_contradictions(job)] == ["GM-1131"]
+
+
+# ---- comparisons ---------------------------------------------------------------------------
+
+
+def read_rule(text: str) -> Comparison:
+    job = read(MINIMAL + TEXTS + f"verify: {{mode: full, compare: {text}}}\n")
+    return resolve_job(job, make_contents()).verify.comparison
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("bytes", BytesRule()),
+        ("{files: '*'}", BytesRule()),
+        ("{as: npy}", NpyRule()),
+        ("{as: npy, files: '*.npy', rtol: 0.001}", NpyRule(rtol="0.001")),
+        ("{as: npy, rtol: 1e-3, max_mismatch: 0}", NpyRule(rtol="0.001", max_mismatch="0")),
+        (
+            "{as: safetensors, base: texts, tau: '1e-5'}",
+            SafetensorsRule(base="texts", tau="0.00001"),
+        ),
+        ("{as: json, atol: 1.0e-9}", JsonRule(atol="0.000000001")),
+        ("{as: image, files: '*.jpg', ssim_min: 0.9}", ImageRule(files="*.jpg", ssim_min="0.9")),
+        ("{as: program, command: [python3, same.py]}", ProgramRule(command=("python3", "same.py"))),
+        (f"{{as: json, calibration: 'ipfs://{CID}'}}", JsonRule(calibration=CID)),
+    ],
+)
+def test_a_rule_arrives_with_its_published_defaults(text: str, rule: Comparison) -> None:
+    assert read_rule(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{as: json, tau: 0.1}", "as: npy or safetensors"),
+        ("{as: bytes, rtol: 0.1}", "rtol needs"),
+        ("{as: program}", "needs a command"),
+        ("{as: npy, command: [x]}", "command needs  as: program"),
+        ("{as: npy, base: nothing}", "names 'nothing', but the inputs are: texts"),
+        ("{as: npy, rtol: 1.0e-40}", "rtol"),
+        (f"{{as: program, command: [{'x' * 201}]}}", "length <= 200"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused_with_what_would(text: str, words: str) -> None:
+    (mistake,) = find_contradictions(
+        read(MINIMAL + TEXTS + f"verify: {{mode: full, compare: {text}}}\n")
+    )
+    assert words in mistake.text
+
+
+@pytest.mark.parametrize("text", ["{as: jsonl}", "{as: npy, rtol: -1}", "{as: npy, cosine: 0.9}"])
+def test_a_rule_that_does_not_exist_is_refused(text: str) -> None:
+    assert check_job_text(MINIMAL + f"verify: {{mode: full, compare: {text}}}\n", "job.yaml")
+
+
+def test_a_comparators_own_places_are_free_of_inputs() -> None:
+    text = MINIMAL + TEXTS.replace("to: /in", "to: /theirs")
+    text += "verify: {mode: full, compare: {as: program, command: [x]}}\n"
+    (mistake,) = find_contradictions(read(text))
+    assert mistake.code == "GM-1106"
+
+
+def test_every_rule_is_told_in_words() -> None:
+    rules = [BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule()]
+    texts = [format_rule(rule) for rule in [*rules, ProgramRule(command=("same", "-v"))]]
+    assert len({*texts}) == len(RULES)
+    assert "0.0001 of the change from 'start'" in texts[1]
+    assert texts[-1].endswith("same -v")
