@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gpumarket.checkpointing import adapt_policy, resolve_checkpoint
 from gpumarket.jobfile import InvalidJobFile, JobFile, Mistake
 from gpumarket.protocol.comparison import (
     DECIMAL_FIELDS,
@@ -97,6 +98,7 @@ def resolve_job(job: JobFile, contents: Contents) -> JobSpec:
     split, units = _resolve_split(job, contents)
     _check_critical(job, units)
     image = contents.image
+    checkpoint = resolve_checkpoint(document)
     return JobSpec(
         name=document.get("name", ""),
         image=Image(archive=image.archive, digest=image.digest, archive_bytes=image.archive_bytes),
@@ -108,9 +110,10 @@ def resolve_job(job: JobFile, contents: Contents) -> JobSpec:
         units=units,
         resources=_resolve_resources(document["resources"]),
         placement=_resolve_placement(document),
-        verify=_resolve_verify(document.get("verify", {})),
+        verify=adapt_policy(_resolve_verify(document.get("verify", {})), checkpoint),
         limits=_resolve_limits(document.get("limits", {})),
         retry=_resolve_retry(document.get("retry", {})),
+        checkpoint=checkpoint,
     )
 
 
@@ -149,6 +152,7 @@ def find_contradictions(job: JobFile) -> list[Mistake]:
         if key in document["budget"]:
             attempt(("budget", key), partial(parse_money, document["budget"][key]))
     attempt(("verify",), partial(_resolve_verify, document.get("verify", {})))
+    attempt(("checkpoint",), partial(resolve_checkpoint, document))
     attempt(("limits",), partial(_resolve_limits, document.get("limits", {})))
     attempt(("placement",), partial(_resolve_placement, document))
     attempt(("image",), partial(_check_image, document))
@@ -259,7 +263,6 @@ _UNSUPPORTED: tuple[tuple[str, object, str], ...] = (
     ("labels", _NEVER, "labels are not kept with jobs yet"),
     ("workdir", _NEVER, "a working folder other than the image's own"),
     ("secrets", _NEVER, "sealed secrets"),
-    ("checkpoint", _NEVER, "checkpoints"),
     ("gang", _NEVER, "gangs of nodes"),
     ("notify", _NEVER, "notifications"),
     ("network", "none", "tasks with a network"),
@@ -269,7 +272,6 @@ _UNSUPPORTED: tuple[tuple[str, object, str], ...] = (
     ("retry.exit_codes", _NEVER, "choosing which exit codes are tried again"),
     ("placement.carbon", "ignore", "placement by carbon"),
     ("verify.replicas", _NEVER, "replicated tasks"),
-    ("verify.unit", "task", "checks of checkpoint intervals"),
     ("limits.deadline", _NEVER, "a deadline for the whole job"),
 )
 

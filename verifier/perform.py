@@ -16,7 +16,7 @@ from gpumarket.adapters.logs import Log
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.protocol.errors import GpuMarketError
 from gpumarket.protocol.ids import Address, make_job_id
-from gpumarket.protocol.messages import CheckDone, CheckSealed, Declined, Message
+from gpumarket.protocol.messages import CheckDone, CheckRequested, CheckSealed, Declined, Message
 from gpumarket.protocol.signing import Domain
 from verifier.core.effects import (
     CompareOutputs,
@@ -28,6 +28,7 @@ from verifier.core.effects import (
 )
 from verifier.core.events import Event, OutputsCompared, ReplayFailed, UnitReplayed
 from verifier.outputs import FETCH_SECONDS_MAX, Bench, compare
+from verifier.segments import Replayed, compare_segments, replay_segments
 
 
 class Link(Protocol):
@@ -83,14 +84,11 @@ async def _replay(effect: ReplayUnit, world: World) -> None:
         return
     world.replaying.add(request.receipt_hash)
     name = request.receipt_hash.hex()
-    runner, job = world.runner, request.job
+    replay = replay_segments if request.segments else _replay_whole
     started = trio.current_time()
     try:
-        await runner.prepare(job, sources=request.sources, deadline_s=FETCH_SECONDS_MAX)
-        job_id = make_job_id(request.order_hash)
-        result = await runner.run(job, request.unit, name=name, job_id=job_id)
-        output, _ = await runner.store(name)
-        await runner.clean(name, is_output_kept=True)
+        replayed = await replay(request, world.runner, name)
+        await world.runner.clean(name, is_output_kept=True)
     except GpuMarketError as error:
         world.log.warn("a unit could not be replayed", receipt=name, reason=error.message)
         await world.post(
@@ -109,13 +107,22 @@ async def _replay(effect: ReplayUnit, world: World) -> None:
     await world.post(
         UnitReplayed(
             receipt_hash=request.receipt_hash,
-            output=output,
-            exit_code=0 if result.is_success else result.exit_code or 1,
-            duration_ms=result.wall_ms,
+            output=replayed.output,
+            exit_code=replayed.exit_code,
+            duration_ms=replayed.duration_ms,
             nonce=make_nonce(),
             at=world.clock.now(),
         )
     )
+
+
+async def _replay_whole(request: CheckRequested, runner: UnitRunner, name: str) -> Replayed:
+    job = request.job
+    await runner.prepare(job, sources=request.sources, deadline_s=FETCH_SECONDS_MAX)
+    job_id = make_job_id(request.order_hash)
+    result = await runner.run(job, request.unit, name=name, job_id=job_id)
+    output, _ = await runner.store(name)
+    return Replayed(output, 0 if result.is_success else result.exit_code or 1, result.wall_ms)
 
 
 async def _compare(effect: CompareOutputs, world: World) -> None:
@@ -125,7 +132,10 @@ async def _compare(effect: CompareOutputs, world: World) -> None:
     world.comparing.add(receipt_hash)
     try:
         bench = Bench(content=world.content, runner=world.runner, folder=world.folder)
-        outcome = await compare(effect, bench)
+        if effect.segments is None:
+            outcome = await compare(effect, bench)
+        else:
+            outcome = await compare_segments(effect, world.content, world.folder)
     finally:
         world.comparing.discard(receipt_hash)
     world.log.info("outputs compared", verdict=outcome.verdict.name, comparison=outcome.sentence)

@@ -174,10 +174,14 @@ class Service:
         match message:
             case CheckRequested():
                 await self._post(CheckAsked(coordinator=coordinator, request=message, at=now))
-            case ResultShown(opening=opening, sources=sources):
+            case ResultShown():
                 await self._post(
                     ResultRevealed(
-                        coordinator=coordinator, opening=opening, sources=sources, at=now
+                        coordinator=coordinator,
+                        opening=message.opening,
+                        sources=message.sources,
+                        states=message.states,
+                        at=now,
                     )
                 )
             case _:

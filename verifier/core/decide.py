@@ -7,7 +7,16 @@ from gpumarket.protocol.attestation import Attestation, Evidence, OwnResult, Sea
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Hash32
+from gpumarket.protocol.messages import CheckRequested
+from gpumarket.protocol.receipt import UnitResult
 from gpumarket.protocol.signing import verify
+from gpumarket.protocol.training import (
+    SegmentAudit,
+    SegmentState,
+    check_chain,
+    compute_chain_start,
+    make_starts,
+)
 from gpumarket.protocol.units import Timestamp
 from verifier.core.effects import (
     CompareOutputs,
@@ -145,6 +154,10 @@ def _reveal(state: VerifierState, event: ResultRevealed) -> list[Effect]:
         return []
     if not _is_about(check, event, state):
         return []
+    try:
+        check.segments = find_audit(check.request, opening.result, event.states)
+    except RemoteProtocolError:
+        return []
     check.opening, check.sources = event.opening, event.sources
     check.move(CheckState.COMPARING)
     if check.own is not None and check.own.exit_code != 0:
@@ -169,10 +182,34 @@ def _is_about(check: Check, event: ResultRevealed, state: VerifierState) -> bool
     result = opening.body.result
     return (
         opening.signer == result.provider
-        and opening.body.seal_hash == compute_content_hash(check.seal)
+        and compute_content_hash(check.seal) in opening.body.seal_hashes
         and result.order_hash == check.request.order_hash
         and result.unit == check.request.unit
     )
+
+
+def find_audit(
+    request: CheckRequested, result: UnitResult, states: tuple[SegmentState, ...]
+) -> SegmentAudit | None:
+    """
+    Return what a verdict on a training task rests on; None for another task.
+
+    Raises `RemoteProtocolError` where the chain is not the one that the result ends, or its
+    segments do not begin where ours began.
+    """
+    plan = request.job.checkpoint
+    if plan is None:
+        return None
+    start = compute_chain_start(request.job.compute_hash(), request.unit)
+    if result.training is None:
+        raise RemoteProtocolError("the result of a training task ends no chain")
+    check_chain(states, claim=result.training, start=start, plan=plan)
+    drawn = tuple(segment.index for segment in request.segments)
+    if not drawn or not set(drawn) <= set(range(1, len(states))):
+        raise RemoteProtocolError("segments were asked for that the chain has not")
+    if make_starts(states, drawn, plan) != request.segments:
+        raise RemoteProtocolError("the chain has other starts than were given")
+    return SegmentAudit(states=states, drawn=drawn)
 
 
 def _attest(state: VerifierState, event: OutputsCompared) -> list[Effect]:
@@ -188,6 +225,7 @@ def _attest(state: VerifierState, event: OutputsCompared) -> list[Effect]:
     check.evidence = Evidence(
         own=check.own,
         opening_hash=compute_content_hash(check.opening.body),
+        segments=check.segments,
         comparison=outcome.sentence,
     )
     check.attestation = Attestation(
@@ -236,6 +274,7 @@ def _compare(check: Check) -> CompareOutputs:
         own=check.own,
         theirs=check.opening.body.result,
         sources=check.sources,
+        segments=check.segments,
     )
 
 

@@ -8,6 +8,7 @@ from gpumarket.protocol.attestation import Attestation, Evidence, OwnResult, Sea
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, ShortText
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.receipt import UnitResult
+from gpumarket.protocol.training import SegmentAudit
 
 
 class _Effect(msgspec.Struct, frozen=True, tag=True):
@@ -34,6 +35,8 @@ class CompareOutputs(_Effect, frozen=True, kw_only=True):
     own: OwnResult
     theirs: UnitResult
     sources: tuple[Multiaddr, ...]
+    segments: SegmentAudit | None = None
+    """For a training task: its chain and what was done again of it."""
 
 
 class SendAttestation(_Effect, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.signing import Signed
+from gpumarket.protocol.training import SegmentState
 
 
 class _Event(msgspec.Struct, frozen=True, tag=True):
@@ -60,6 +61,7 @@ class ResultRevealed(_Event, frozen=True, kw_only=True):
     coordinator: Address
     opening: Signed[Opening]
     sources: tuple[Multiaddr, ...]
+    states: tuple[SegmentState, ...] = ()
     at: int
 
 

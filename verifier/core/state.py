@@ -16,6 +16,7 @@ from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.signing import Domain, Signed
+from gpumarket.protocol.training import SegmentAudit
 
 CHECKS_MAX = 10_000
 """Checks remembered; the oldest finished ones are forgotten first."""
@@ -54,6 +55,7 @@ class Check(msgspec.Struct, kw_only=True):
     seal: Seal | None = None
     opening: Signed[Opening] | None = None
     sources: tuple[Multiaddr, ...] = ()
+    segments: SegmentAudit | None = None
     attestation: Attestation | None = None
     evidence: Evidence | None = None
 

@@ -1,0 +1,163 @@
+"""
+A training task done again where the seed says so: a few segments, each from its own start.
+
+Each run goes on from the checkpoint before and stops after one segment. What it ends with is
+sealed; only then are the provider's own ends fetched and compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from gpumarket.adapters.checkpoints import read_checkpoint
+from gpumarket.adapters.content import ContentStore
+from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
+from gpumarket.comparing.checkpoints import Checkpoint
+from gpumarket.comparing.judging import Outcome
+from gpumarket.comparing.segments import RULE, judge_segments, list_needed
+from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.errors import ContentError, InvalidInput, RemoteProtocolError
+from gpumarket.protocol.ids import Cid, make_job_id
+from gpumarket.protocol.messages import CheckRequested
+from gpumarket.protocol.training import SegmentStart
+from verifier.core.effects import CompareOutputs
+
+FETCH_SECONDS_MAX = 300.0
+OWN_BYTES_MAX = 2**40
+"""Of what came out here: our own bytes, bounded by how many segments are done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came out of all segments."""
+
+    output: Cid
+    exit_code: int
+    duration_ms: int
+
+
+class StoredCheckpoints(Mapping[int, Checkpoint]):
+    """Checkpoints in folders by number, each read when it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._folders = {int(path.name): path for path in root.iterdir() if path.name.isdigit()}
+
+    def __getitem__(self, index: int) -> Checkpoint:
+        return read_checkpoint(self._folders[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+
+async def replay_segments(request: CheckRequested, runner: UnitRunner, name: str) -> Replayed:
+    """Do the asked segments again; the output has a folder for each one's end, by its number."""
+    starts = request.segments
+    await runner.prepare(
+        request.job,
+        sources=request.sources,
+        deadline_s=FETCH_SECONDS_MAX,
+        checkpoints=[start.folder for start in starts if start.folder is not None],
+    )
+    ends = runner.find_output(name)
+    await trio.to_thread.run_sync(_make_empty, ends)
+    duration_ms = 0
+    for start in starts:
+        run = f"{name}-{start.index}"
+        result = await runner.run(
+            request.job,
+            request.unit,
+            name=run,
+            job_id=make_job_id(request.order_hash),
+            training=TrainingRun(
+                stop_at=start.step_to,
+                resume=start.folder,
+                on_checkpoint=partial(_keep_end, ends, start),
+            ),
+        )
+        await runner.clean(run, is_output_kept=True)
+        duration_ms += result.wall_ms
+        if not result.is_success or not (ends / str(start.index)).is_dir():
+            output, _ = await runner.store(name)
+            return Replayed(output, result.exit_code or 1, duration_ms)
+    output, _ = await runner.store(name)
+    return Replayed(output, 0, duration_ms)
+
+
+async def _keep_end(ends: Path, start: SegmentStart, copy: Path) -> None:
+    number = {f"step-{start.step_to:08d}": start.index}
+    if start.folder is None:
+        number["step-00000000"] = 0
+    if copy.name in number:
+        target = ends / str(number[copy.name])
+        await trio.to_thread.run_sync(shutil.copytree, copy, target)
+
+
+async def compare_segments(effect: CompareOutputs, content: ContentStore, folder: Path) -> Outcome:
+    """Compare what came out here with the provider's checkpoints at both ends of each segment."""
+    root = folder / f"segments-{effect.request.receipt_hash.hex()}"
+    await trio.to_thread.run_sync(_make_empty, root)
+    try:
+        await content.export(effect.own.output, root / "own", max_bytes=OWN_BYTES_MAX)
+        await _fetch_theirs(effect, content, root / "theirs")
+        return await trio.to_thread.run_sync(_judge, effect, root)
+    except (ContentError, InvalidInput, MemoryError) as error:
+        text = f"the segments could not be compared: {str(error)[:160]}"
+        return Outcome(Verdict.INCONCLUSIVE, RULE, text)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(partial(shutil.rmtree, root, ignore_errors=True))
+
+
+async def _fetch_theirs(effect: CompareOutputs, content: ContentStore, target: Path) -> None:
+    audit, plan = effect.segments, effect.request.job.checkpoint
+    if audit is None or plan is None:
+        raise InvalidInput("a task without checkpoints has no segments")
+    bytes_max = plan.bytes_max + plan.bytes_max // 50 + 65_536
+    await trio.to_thread.run_sync(_make_empty, target)
+    for index in list_needed(audit.states, audit.drawn):
+        cid = audit.states[index].folder
+        await content.fetch(
+            cid,
+            sources=_join(effect.sources, effect.request.sources),
+            deadline_s=FETCH_SECONDS_MAX,
+            max_bytes=bytes_max,
+        )
+        await content.export(cid, target / str(index), max_bytes=bytes_max)
+
+
+def _judge(effect: CompareOutputs, root: Path) -> Outcome:
+    audit, plan = effect.segments, effect.request.job.checkpoint
+    if audit is None or plan is None:
+        raise InvalidInput("a task without checkpoints has no segments")
+    try:
+        return judge_segments(
+            audit,
+            own=StoredCheckpoints(root / "own"),
+            theirs=StoredCheckpoints(root / "theirs"),
+            own_class=effect.own.repro_class,
+            provider=effect.theirs.provider,
+            tolerance=plan.tolerance,
+        )
+    except RemoteProtocolError as error:
+        # Ours were written by the same program; its rules of form are what a provider signed.
+        by_another = any(state.provider != effect.theirs.provider for state in audit.states)
+        verdict = Verdict.INCONCLUSIVE if by_another else Verdict.MISMATCH
+        return Outcome(verdict, RULE, f"a checkpoint is malformed: {error.message[:160]}")
+
+
+def _join(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _make_empty(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
