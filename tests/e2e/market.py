@@ -23,6 +23,7 @@ from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.client import Client
 from gpumarket.client.connection import find_connection
 from gpumarket.protocol.codec import compute_content_hash, decode_document_untrusted
+from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import parse_address
 from gpumarket.protocol.proof import PROOF_BYTES_MAX, ProofOfExecution
 from gpumarket.testing.devnet import STATE_FOLDER, Devnet
@@ -110,6 +111,10 @@ class Market:
         if self._client is not None:
             self._client.__exit__(None, None, None)
             self._client = None
+        if self._devnet is None:
+            # A start that did not come to its end has processes too.
+            with contextlib.suppress(InvalidInput):
+                self._devnet = Devnet.open(self.folder / STATE_FOLDER)
         return self._devnet.down() if self._devnet is not None else []
 
     # ---- commands ------------------------------------------------------------------------------
@@ -123,7 +128,7 @@ class Market:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=2 * PATIENCE,
+            timeout=4 * PATIENCE,
             check=False,
         )
         return Answer(done.returncode, done.stdout, done.stderr)
