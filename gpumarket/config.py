@@ -98,7 +98,10 @@ class SimulatedDevice(_Section, frozen=True, kw_only=True):
 class Cheat(_Section, frozen=True, kw_only=True):
     """How a provider of the devnet cheats, to show that it is found; refused elsewhere."""
 
-    forge_share: Annotated[float, Meta(gt=0, le=1)]
+    forge_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """The share of its results that it makes up."""
+    poses: bool = False
+    """Whether it offers its simulated devices as real ones."""
 
 
 class ProviderSettings(_Section, frozen=True, kw_only=True):

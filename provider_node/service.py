@@ -104,7 +104,9 @@ async def make_terms(config: ProviderConfig, provider: Address, rules: Rules) ->
     """Put together what this machine, its configuration and the chain's rules allow."""
     settings = config.provider
     processor = read_processor()
-    devices = make_simulated_devices(settings.simulate) or detect_devices(processor)
+    poses = settings.cheat is not None and settings.cheat.poses
+    made_up = make_simulated_devices(settings.simulate, poses=poses)
+    devices = made_up or detect_devices(processor)
     repro_class = await trio.to_thread.run_sync(
         partial(probe_repro_class, processor, devices, emulation=settings.emulate)
     )
@@ -132,6 +134,8 @@ def make_forger(config: ProviderConfig, folder: Path) -> Forger | None:
         return None
     if not config.role.is_devnet:
         raise InvalidInput("a cheat exists on the devnet only", code="GM-1303")
+    if not cheat.forge_share:
+        return None
     return Forger(share_ppm=round(cheat.forge_share * PPM), folder=folder / "patterns")
 
 
@@ -257,6 +261,7 @@ class Service:
         elif isinstance(message, HardwareDrawn):
             self._prover.draw(coordinator, message)
         elif isinstance(message, Declined):
+            self._prover.stop(message.about)
             self._equipment.log.warn(
                 "a coordinator declined",
                 code=message.code,

@@ -72,14 +72,16 @@ def make_processor_device(processor: Processor) -> Device:
     )
 
 
-def make_simulated_devices(settings: Sequence[SimulatedDevice]) -> tuple[Device, ...]:
-    """Return made-up devices for the devnet; each says that it is."""
+def make_simulated_devices(
+    settings: Sequence[SimulatedDevice], *, poses: bool = False
+) -> tuple[Device, ...]:
+    """Return made-up devices for the devnet; each says that it is, unless a cheat `poses`."""
     return tuple(
         Device(
             vendor=device.vendor,
             model=device.model[:MODEL_CHARS_MAX],
             vram_bytes=parse_size(device.vram),
-            simulated=True,
+            simulated=not poses,
             compute_capability=device.compute_capability,
             cuda=device.cuda,
         )

@@ -52,6 +52,11 @@ class _Trial:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     second: Hash32 = b""
 
+    def give_up(self) -> None:
+        """Stop soon: a thread looks by itself, and waiting ends at once."""
+        self.solver.is_abandoned = True
+        self.scope.cancel()
+
 
 class Prover:
     """Answers what coordinators ask of this node's devices, one challenge a device at a time."""
@@ -81,8 +86,8 @@ class Prover:
             before.set()
         else:
             # Its coordinator has forgotten it: it was restarted.
-            older.solver.is_abandoned, before = True, older.over
-            older.scope.cancel()
+            older.give_up()
+            before = older.over
         trial = _Trial(coordinator, self.make_solver(task), before)
         self._trials[task.device] = trial
         self._nursery.start_soon(self._answer, trial)
@@ -94,6 +99,12 @@ class Prover:
             if is_meant and trial.coordinator == coordinator:
                 trial.second = drawn.seed
                 trial.drawn.set()
+
+    def stop(self, challenge: Hash32) -> None:
+        """Give up a challenge that its coordinator has given up; others are left alone."""
+        for trial in self._trials.values():
+            if trial.solver.task.challenge == challenge:
+                trial.give_up()
 
     def make_solver(self, task: HardwareTask) -> Solver:
         """Choose what computes."""

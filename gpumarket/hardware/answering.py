@@ -54,10 +54,10 @@ class Solver:
     def open(self, second: Hash32) -> tuple[tuple[OpenedRow, ...], bytes]:
         """Return the rows that the second seed draws, and the ends of its walks."""
         # The walks first: they are what the clock is about.
-        walks = walk(self.backend, self.task, second, self.look_up)
+        walks = walk(self.backend, self.task, second=second, lookup=self.look_up)
         drawn = draw_rows(second, compute_rows_root(self.digests), self.task.shape)
         values = compute_rows(self.backend, self.task, drawn)
-        return open_rows(self.digests, drawn, values, self.task.shape), walks
+        return open_rows(self.digests, rows=drawn, values=values, shape=self.task.shape), walks
 
     def look_up(self, places: Array) -> Array:
         """Return the table's entries at these places."""
@@ -74,7 +74,8 @@ def check_answer(
     walks: bytes,
 ) -> None:
     """Judge an opened answer; raises `RemoteProtocolError` GM-4052 that says what is wrong."""
-    digests = check_opened(task, root, second, rows, walks)
+    digests = check_opened(task, root=root, second=second, rows=rows, walks=walks)
     drawn = draw_rows(second, root, task.shape)
-    check_rows(task, check_seed, drawn, [row.values for row in rows], digests)
-    check_walks(task, second, check_seed, walks)
+    values = [row.values for row in rows]
+    check_rows(task, check_seed, drawn=drawn, values=values, digests=digests)
+    check_walks(task, second=second, check_seed=check_seed, walks=walks)

@@ -97,9 +97,9 @@ def mix_pair(own: Array, other: Array) -> Array:
     return mixed ^ shift(mixed, 32)
 
 
-def generate(backend: Backend, seed: Hash32, start: int, stop: int, *words: int | str) -> Array:
-    """Return the integers from start to stop of a stream that has no shorter description."""
-    return generate_at(seed, backend.count(start, stop), *words)
+def generate(backend: Backend, seed: Hash32, span: range, *words: int | str) -> Array:
+    """Return the integers of a span of a stream that has no shorter description."""
+    return generate_at(seed, backend.count(span.start, span.stop), *words)
 
 
 def generate_at(seed: Hash32, places: Array, *words: int | str) -> Array:

@@ -28,30 +28,31 @@ _HALF: Final = 16
 
 
 def make_rows(
-    backend: Backend, task: HardwareTask, turn: int, name: str, start: int, stop: int
+    backend: Backend, task: HardwareTask, *, turn: int, matrix: str, rows: range
 ) -> Array:
     """Return rows of matrix `left` or `right` of a round, values of 8 bits."""
     width = task.shape.size // _VALUES_PER_WORD
-    words = generate(backend, task.seed, start * width, stop * width, "matrix", name, turn)
+    span = range(rows.start * width, rows.stop * width)
+    words = generate(backend, task.seed, span, "matrix", matrix, turn)
     values = words.view(backend.xp.int8)
-    return ((values & _LOW_BITS) - _HALF).reshape(stop - start, task.shape.size)
+    return ((values & _LOW_BITS) - _HALF).reshape(len(rows), task.shape.size)
 
 
 def compute_digests(backend: Backend, task: HardwareTask, turn: int) -> bytes:
     """Multiply the matrices of one round; return the digest of each row, eight bytes each."""
     size, parts = task.shape.size, []
-    right = make_rows(backend, task, turn, "right", 0, size)
+    right = make_rows(backend, task, turn=turn, matrix="right", rows=range(size))
     for start in range(0, size, BLOCK_ROWS):
-        stop = min(size, start + BLOCK_ROWS)
-        left = make_rows(backend, task, turn, "left", start, stop)
+        block = range(start, min(size, start + BLOCK_ROWS))
+        left = make_rows(backend, task, turn=turn, matrix="left", rows=block)
         rows = backend.multiply(left, right)
-        parts.append(backend.to_bytes(digest_rows(backend, task, turn, rows)))
+        parts.append(backend.to_bytes(digest_rows(backend, task, turn=turn, rows=rows)))
     return b"".join(parts)
 
 
-def digest_rows(backend: Backend, task: HardwareTask, turn: int, rows: Array) -> Array:
+def digest_rows(backend: Backend, task: HardwareTask, *, turn: int, rows: Array) -> Array:
     """Return the digest of each row of 32-bit values."""
-    keys = generate(backend, task.seed, 0, task.shape.size // 2, "fold", turn)
+    keys = generate(backend, task.seed, range(task.shape.size // 2), "fold", turn)
     return backend.sum_rows(mix(rows.view(backend.xp.int64) ^ keys))
 
 
@@ -61,9 +62,10 @@ def compute_rows(
     """Return the values of drawn rows, four bytes each."""
     values: dict[tuple[int, int], bytes] = {}
     for turn in sorted({turn for turn, _ in drawn}):
-        right = make_rows(backend, task, turn, "right", 0, task.shape.size)
+        every = range(task.shape.size)
+        right = make_rows(backend, task, turn=turn, matrix="right", rows=every)
         for row in (row for at, row in drawn if at == turn):
-            left = make_rows(backend, task, turn, "left", row, row + 1)
+            left = make_rows(backend, task, turn=turn, matrix="left", rows=range(row, row + 1))
             values[turn, row] = backend.to_bytes(backend.multiply(left, right).reshape(-1))
     return tuple(values[place] for place in drawn)
 
@@ -74,6 +76,7 @@ def compute_rows(
 def check_rows(
     task: HardwareTask,
     check_seed: Hash32,
+    *,
     drawn: Sequence[tuple[int, int]],
     values: Sequence[bytes],
     digests: Sequence[bytes],
@@ -87,7 +90,7 @@ def check_rows(
     rows = [np.frombuffer(content, dtype="<i4") for content in values]
     for (turn, _), row, digest in zip(drawn, rows, digests, strict=True):
         native = np.ascontiguousarray(row, dtype=np.int32).reshape(1, -1)
-        if NUMPY.to_bytes(digest_rows(NUMPY, task, turn, native)) != digest:
+        if NUMPY.to_bytes(digest_rows(NUMPY, task, turn=turn, rows=native)) != digest:
             raise refuse_answer("a row is not the one that was committed to")
     for turn in sorted({turn for turn, _ in drawn}):
         vector = _draw_vector(task, check_seed, turn)
@@ -95,7 +98,8 @@ def check_rows(
         for (at, number), row in zip(drawn, rows, strict=True):
             if at != turn:
                 continue
-            left = make_rows(NUMPY, task, turn, "left", number, number + 1)[0]
+            one = range(number, number + 1)
+            left = make_rows(NUMPY, task, turn=turn, matrix="left", rows=one)[0]
             wanted = int((left.astype(np.int64) * image).sum()) % PRIME
             found = int((row.astype(np.int64) * vector % PRIME).sum()) % PRIME
             if wanted != found:
@@ -103,7 +107,7 @@ def check_rows(
 
 
 def _draw_vector(task: HardwareTask, check_seed: Hash32, turn: int) -> npt.NDArray[np.int64]:
-    words = generate(NUMPY, check_seed, 0, task.shape.size, "vector", turn)
+    words = generate(NUMPY, check_seed, range(task.shape.size), "vector", turn)
     vector: npt.NDArray[np.int64] = shift(words, 1) % PRIME
     return vector
 
@@ -115,7 +119,7 @@ def _multiply_right(
     columns = vector.astype(np.float64)
     parts = []
     for start in range(0, task.shape.size, BLOCK_ROWS):
-        stop = min(task.shape.size, start + BLOCK_ROWS)
-        block = make_rows(NUMPY, task, turn, "right", start, stop)
+        rows = range(start, min(task.shape.size, start + BLOCK_ROWS))
+        block = make_rows(NUMPY, task, turn=turn, matrix="right", rows=rows)
         parts.append((block.astype(np.float64) @ columns).astype(np.int64) % PRIME)
     return np.concatenate(parts)

@@ -42,7 +42,7 @@ def fill_table(
     table = backend.make_empty(entries)
     for start in range(0, entries, chunk):
         stop = min(entries, start + chunk)
-        table[start:stop] = generate(backend, task.seed, start, stop, "table")
+        table[start:stop] = generate(backend, task.seed, range(start, stop), "table")
     for stage in range(task.shape.stages):
         check_wanted()
         turn = find_turn(task, stage)
@@ -90,21 +90,21 @@ def _choose_chunk(backend: Backend) -> int:
 # ---- walks ---------------------------------------------------------------------------------
 
 
-def walk(backend: Backend, task: HardwareTask, second: Hash32, lookup: Lookup) -> bytes:
+def walk(backend: Backend, task: HardwareTask, *, second: Hash32, lookup: Lookup) -> bytes:
     """Walk through the table from where the second seed says; return where each walk ended."""
-    state = generate(backend, second, 0, task.shape.walkers, "walk")
+    state = generate(backend, second, range(task.shape.walkers), "walk")
     for _ in range(task.shape.steps):
         state = mix_pair(state, lookup(shift(state, 8) % task.shape.table_entries))
     ends = backend.to_bytes(state)
     return b"".join(ends[at : at + WALK_BYTES] for at in range(0, len(ends), 8))
 
 
-def check_walks(task: HardwareTask, second: Hash32, check_seed: Hash32, walks: bytes) -> None:
+def check_walks(task: HardwareTask, *, second: Hash32, check_seed: Hash32, walks: bytes) -> None:
     """Do some walks again without a table; raises `RemoteProtocolError` GM-4052."""
     shape = task.shape
     for number in range(shape.checked_walks):
         walker = derive_key(check_seed, "walker", number) % shape.walkers
-        state = generate(NUMPY, second, walker, walker + 1, "walk")
+        state = generate(NUMPY, second, range(walker, walker + 1), "walk")
         for _ in range(shape.steps):
             place = int((shift(state, 8) % shape.table_entries)[0])
             state = mix_pair(state, np.array([compute_entry(task, place)], dtype=np.int64))

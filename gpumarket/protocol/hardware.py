@@ -247,7 +247,11 @@ def compute_rows_root(digests: bytes) -> Hash32:
 
 
 def open_rows(
-    digests: bytes, rows: Sequence[tuple[int, int]], values: Sequence[bytes], shape: HardwareShape
+    digests: bytes,
+    *,
+    rows: Sequence[tuple[int, int]],
+    values: Sequence[bytes],
+    shape: HardwareShape,
 ) -> tuple[OpenedRow, ...]:
     """Return the drawn rows with their values and their paths in the tree."""
     leaves, step = make_leaves(digests), ROWS_PER_LEAF * DIGEST_BYTES
@@ -266,6 +270,7 @@ def open_rows(
 
 def check_opened(
     task: HardwareTask,
+    *,
     root: Hash32,
     second: Hash32,
     rows: Sequence[OpenedRow],

@@ -95,6 +95,12 @@ A100_PROVIDER = ProviderProfile(
     'price_per_device_hour = "0.60 USDC"\nregion = "FR"\nslots = 1\n'
     'simulate = [{model = "A100", vram = "80GB", compute_capability = [8, 0]}]\n',
 )
+IMPOSTOR = ProviderProfile(
+    "provider-2",
+    'price_per_device_hour = "0.45 USDC"\nregion = "DE"\nslots = 1\n'
+    'simulate = [{model = "RTX 2060", vram = "6GB"}]\ncheat = {poses = true}\n',
+)
+"""Offers this machine's processor as a card, and does not say so."""
 CHEATING_PROVIDER = ProviderProfile(
     A100_PROVIDER.name, A100_PROVIDER.settings + "cheat = {forge_share = 0.5}\n"
 )
@@ -293,10 +299,19 @@ class Devnet:
         seen: dict[str, Any] = {}
         while time.monotonic() < deadline:
             seen = self.ask("/v1/info").get("members", {})
-            if seen.get("providers", 0) >= providers and seen.get("verifiers", 0) >= 1:
+            is_complete = seen.get("providers", 0) >= providers and seen.get("verifiers", 0) >= 1
+            if is_complete and not self._list_being_challenged():
                 return
             time.sleep(0.1)
         raise Unrecoverable(f"the coordinator sees only {seen} of {providers} providers")
+
+    def _list_being_challenged(self) -> list[str]:
+        offers = self.ask("/v1/offers")["data"]
+        return [
+            offer["provider"]
+            for offer in offers
+            if offer["hardware"] and offer["hardware"]["code"] == "GM-4050"
+        ]
 
     def ask(self, path: str) -> dict[str, Any]:
         """GET a path of the coordinator's API as JSON."""

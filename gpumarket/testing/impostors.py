@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -65,7 +64,7 @@ class LazyProduct(Solver):
         parts = []
         for turn in range(shape.rounds):
             rows = np.zeros((shape.size, shape.size), dtype=np.int32)
-            parts.append(NUMPY.to_bytes(digest_rows(NUMPY, self.task, turn, rows)))
+            parts.append(NUMPY.to_bytes(digest_rows(NUMPY, self.task, turn=turn, rows=rows)))
         self.digests = b"".join(parts)
         return compute_rows_root(self.digests)
 
@@ -101,13 +100,3 @@ class ChangedDigest(Solver):
 
 def _change(row: OpenedRow, **changes: Any) -> OpenedRow:
     return msgspec.structs.replace(row, **changes)
-
-
-def make_numpy(task: HardwareTask) -> Solver:
-    """Return an honest solver on this processor."""
-    return Solver(NUMPY, task)
-
-
-def on(backend: Backend, name: str) -> Backend:
-    """Return a backend under another name."""
-    return replace(backend, name=name)
