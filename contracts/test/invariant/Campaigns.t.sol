@@ -23,7 +23,7 @@ abstract contract Campaign {
         "what is void,proveConflict,conflict twice,";
     string private constant JURY = "settleDirect,settleDirect again,direct out of time,direct twice,accuse,accuse "
         "out of time,seatJury,redraw,decide: right,decide: false,appeal,appeal out of "
-        "time,escalate,escalate too early,close of what is void,close of what is void: false,close too "
+        "time,escalate,escalate too early,close of what is void,close too "
         "early,close: right,close: false";
     uint256 internal constant RESPONSE = 1 days;
     uint256 internal constant EXIT_DELAY = 7 days;
@@ -66,11 +66,11 @@ abstract contract Campaign {
             if (!ok && keccak256(why) != keccak256("FOUNDRY::ASSUME")) handler.fail(i, why);
             if (i % 8 == 0) handler.check();
         }
+        afterInvariant();
         string[] memory names = _names();
         for (uint256 i = 0; i < names.length; ++i) {
             require(handler.successes(names[i]) != 0, string.concat("never: ", names[i]));
         }
-        afterInvariant();
     }
 
     /// @dev More of what must have happened, each after a comma.
@@ -163,8 +163,9 @@ contract HonestCampaign is Campaign {
         handler.setUp();
     }
 
-    /// @dev The watcher is always first to end what nobody answered.
+    /// @dev The watcher is always first to end what nobody answered. And jurors that are mostly honest
+    /// convict more often.
     function _more() internal pure override returns (string memory) {
-        return "";
+        return ",close of what is void: false";
     }
 }

@@ -205,10 +205,7 @@ abstract contract JuryActions is DisputeActions {
             bytes memory data = abi.encodeCall(jury.close, (id, new address[](0)));
             return _refused(_party(seed), address(jury), data, "close too early");
         }
-        bool isVoid = _line(trials[id].spot).isVoid;
-        uint8 verdict = _close(_party(seed), id);
-        _did(verdict == 0 ? "close: none" : verdict == 1 ? "close: right" : "close: false");
-        if (isVoid) _did(verdict == 2 ? "close of what is void: false" : "close of what is void");
+        _close(_party(seed), id);
     }
 
     /* INTERNAL */
@@ -254,10 +251,11 @@ abstract contract JuryActions is DisputeActions {
         if (!ok) _bubble(why);
     }
 
-    function _close(address who, uint256 id) internal returns (uint8 verdict) {
+    function _close(address who, uint256 id) internal {
         Spot memory spot = trials[id].spot;
         IJury.Case memory case_ = jury.caseOf(id);
-        verdict = case_.verdict;
+        uint8 verdict = case_.verdict;
+        bool isVoid = _line(spot).isVoid;
         address[] memory voters;
         if (verdict != 0) (, voters) = _voters(id, case_.level);
         VM.prank(who);
@@ -271,6 +269,8 @@ abstract contract JuryActions is DisputeActions {
             openTrials[i] = openTrials[openTrials.length - 1];
             openTrials.pop();
         }
+        _did(verdict == 0 ? "close: none" : verdict == 1 ? "close: right" : "close: false");
+        if (isVoid) _did(verdict == 2 ? "close of what is void: false" : "close of what is void");
     }
 
     function _jurors(uint256 id) internal view returns (address[] memory seats, uint256 count) {
