@@ -23,9 +23,7 @@ from gpumarket.protocol.comparison import (
     Comparison,
     ImageRule,
     JsonRule,
-    NpyRule,
     ProgramRule,
-    SafetensorsRule,
 )
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.units import format_size
@@ -239,7 +237,7 @@ def format_rule(rule: Comparison) -> str:
             )
         case JsonRule():
             text = f"numbers within rtol {rule.rtol} and atol {rule.atol}"
-        case NpyRule() | SafetensorsRule():
+        case _:
             text = (
                 f"all but {rule.max_mismatch} of the entries "
                 f"within rtol {rule.rtol} and atol {rule.atol}"

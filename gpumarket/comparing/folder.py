@@ -40,8 +40,8 @@ class Comparator:
 
     decode: Callable[[bytes], Any]
     """Raises `RemoteProtocolError` and nothing else."""
-    compare: Callable[[Any, Any, Any, Any], tuple[bool, str]]
-    """Own, theirs, rule, base; raises `InvalidInput` where own and base do not fit."""
+    compare: Callable[..., tuple[bool, str]]
+    """Takes own, theirs, rule and `base=`; raises `InvalidInput` where own and base do not fit."""
 
 
 COMPARATORS: Final[Mapping[type[Comparison], Comparator]] = {
@@ -97,7 +97,7 @@ def _compare_file(
     except RemoteProtocolError as error:
         return _differ(rule.name, f"{_show(name)}: {error.message} there")
     try:
-        is_close, sentence = comparator.compare(mine, other, rule, started)
+        is_close, sentence = comparator.compare(mine, other, rule, base=started)
     except InvalidInput as error:
         return _give_up(rule, f"{_show(name)}: {error.message}")
     verdict = Verdict.MATCH if is_close else Verdict.MISMATCH

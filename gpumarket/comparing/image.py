@@ -89,7 +89,13 @@ def decode_image_untrusted(data: bytes) -> Picture:
     return Picture(pixels.reshape(height, width, -1), mode, profile)
 
 
-def compare_images(own: Picture, theirs: Picture, rule: ImageRule, _base: None) -> tuple[bool, str]:
+def compare_images(
+    own: Picture,
+    theirs: Picture,
+    rule: ImageRule,
+    *,
+    base: None,  # a picture has none
+) -> tuple[bool, str]:
     """Compare two pictures; return whether they are the same and the numbers that say so."""
     a, b = own.pixels, theirs.pixels
     if (own.mode, a.shape) != (theirs.mode, b.shape):

@@ -9,7 +9,13 @@ from gpumarket.protocol.comparison import JsonRule
 _PATH_CHARS_MAX = 80
 
 
-def compare_json(own: Any, theirs: Any, rule: JsonRule, _base: None) -> tuple[bool, str]:
+def compare_json(
+    own: Any,
+    theirs: Any,
+    rule: JsonRule,
+    *,
+    base: None,  # a value has none
+) -> tuple[bool, str]:
     """
     Compare two decoded JSON values; the order of keys says nothing.
 

@@ -28,7 +28,7 @@ TensorRule = NpyRule | SafetensorsRule
 
 
 def compare_tensors(
-    own: TensorFile, theirs: TensorFile, rule: TensorRule, base: TensorFile | None
+    own: TensorFile, theirs: TensorFile, rule: TensorRule, *, base: TensorFile | None
 ) -> tuple[bool, str]:
     """
     Compare two tensor files by a rule; `base` is the file that the work started from, if named.
@@ -42,7 +42,7 @@ def compare_tensors(
     worst = Distance()
     for name in sorted(own.tensors):
         started = _find_base(own.tensors[name], name, base)
-        distance = measure(own.tensors[name], theirs.tensors[name], rule, started)
+        distance = measure(own.tensors[name], theirs.tensors[name], rule, base=started)
         fault = distance.find_fault(rule)
         if fault:
             return False, f"{_show(name)}{fault}"
@@ -119,7 +119,7 @@ class Distance:
         return ""
 
 
-def measure(own: Tensor, theirs: Tensor, rule: TensorRule, base: Tensor | None) -> Distance:
+def measure(own: Tensor, theirs: Tensor, rule: TensorRule, *, base: Tensor | None) -> Distance:
     """Measure two tensors of one form, and against a base of the same shape."""
     distance = Distance(entries=own.count)
     for start, stop in _cut(own.count):
