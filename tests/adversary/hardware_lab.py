@@ -73,6 +73,8 @@ class Card:
     memory_bytes: int
     recompute_mega: float
     """Mixings in 10^6 a second, for entries that are not kept."""
+    is_patient: bool = False
+    """Whether its owner fills the next table only when the one before is done with."""
     busy_until: float = 0.0
     tables: dict[Hash32, int] = field(default_factory=dict)
     """Bytes that are in use, by challenge."""
@@ -286,6 +288,9 @@ class Lab:
 
     def fill(self, listing: Listing, solver: Solver) -> None:
         task, card = solver.task, listing.card
+        if card.is_patient and card.tables:
+            self.later(self.now + LINE_SECONDS, lambda: self.fill(listing, solver))
+            return
         shape = hardware.plan_challenge(listing.device).shape
         kept = getattr(solver, "kept", SMALL.table_entries) / SMALL.table_entries
         card.tables[task.challenge] = int(shape.table_entries * ENTRY_BYTES * kept)

@@ -125,10 +125,14 @@ def test_half_the_memory_with_the_rest_across_the_bus_is_late_with_the_table(lab
     assert "the table" in get_text(lab, listing)
 
 
+@pytest.mark.parametrize("is_patient", [False, True])
 @pytest.mark.parametrize("mark", ["host", "payout", "device_id"])
-def test_one_device_offered_twice_does_not_pass_twice(lab: Lab, mark: str) -> None:
+def test_one_device_offered_twice_does_not_pass_twice(
+    lab: Lab, mark: str, is_patient: bool
+) -> None:
     # Each by itself passes: the card is fast enough to multiply for both, but holds one table.
     card, device = make_h100(), H100
+    card.is_patient = is_patient
     if mark == "device_id":
         device = msgspec.structs.replace(H100, device_id="GPU-1")
     first = lab.join("first", device, card, payout="owner" if mark == "payout" else "")
