@@ -210,3 +210,13 @@ def test_a_forger_gets_no_match_for_what_it_has_not_forged() -> None:
     assert set(verdicts) == {Verdict.MATCH, Verdict.MISMATCH}
     assert market.providers[P1].approvals == []
     assert market.state.unheard == {}
+
+
+def test_a_match_of_an_output_that_nobody_can_fetch_is_not_relayed() -> None:
+    market = make_market(units=1, verify=VerifyPolicy(mode="full"), has_outputs=False)
+    market.run(seconds_max=25)
+    verdicts = [c.verdict for e in market.state.epochs.values() for c in e.checks.values()]
+    assert Verdict.MATCH in verdicts
+    assert find_job(market).units[0].failures
+    assert market.providers[P1].approvals == []
+    assert market.state.unheard == {}
