@@ -100,7 +100,8 @@ def test_every_part_of_a_policy_is_signed() -> None:
     hashes = {compute_verify_hash(policy)}
     changes: list[dict[str, Any]] = [
         {"mode": "none"}, {"rate_ppm": 1}, {"forged_share_ppm": 1}, {"confidence_ppm": 1},
-        {"units_min": 2}, {"comparison": NpyRule()},
+        {"units_min": 2}, {"comparison": NpyRule()}, {"bribe_ppm": 1}, {"power_ppm": 999_999},
+        {"critical": (1,)},
     ]  # fmt: skip
     hashes |= {compute_verify_hash(change(policy, **each)) for each in changes}
     assert len(hashes) == len(VerifyPolicy.__struct_fields__) + 1

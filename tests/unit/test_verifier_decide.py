@@ -88,7 +88,7 @@ def an_opening(
             salt=b"s" * 32,
         ),
         "receipt_hash": b"\1" * 32,
-        "seal_hash": compute_content_hash(seal),
+        "seal_hashes": (compute_content_hash(seal),),
     }
     return signer.sign(Opening(**(fields | changes)), DOMAIN).as_signed()  # type: ignore[arg-type]  # test values by name
 
@@ -98,9 +98,7 @@ def reveal(state: Verifier, opening: Signed[Opening]) -> list[object]:
     return list(state.decide(event))
 
 
-def compare(
-    state: Verifier, verdict: Verdict = Verdict.MATCH, rule: str = "bytes"
-) -> list[object]:
+def compare(state: Verifier, verdict: Verdict = Verdict.MATCH, rule: str = "bytes") -> list[object]:
     event = OutputsCompared(
         receipt_hash=b"\1" * 32, verdict=verdict, rule=rule, comparison="so", at=40
     )
@@ -135,7 +133,7 @@ def test_a_result_that_names_another_seal_is_not_looked_at() -> None:
     state = a_verifier()
     ask(state)
     replay(state)
-    assert reveal(state, an_opening(state, seal_hash=bytes(32))) == []
+    assert reveal(state, an_opening(state, seal_hashes=())) == []
     assert state.checks[b"\1" * 32].state is CheckState.SEALED
 
 
