@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import trio
 from msgspec.structs import replace
 
 from gpumarket.adapters.artifacts import load_compiled
@@ -101,7 +102,7 @@ class StateProver:
             anchors=tuple(anchors),
         )
         anchored, trusted = replace(proof, chain=chain), decoded[0].block_hash
-        self._check(anchored, trusted)
+        await trio.to_thread.run_sync(self._check, anchored, trusted)
         return anchored, trusted
 
     def _check(self, proof: ProofOfExecution, trusted: Hash32) -> None:

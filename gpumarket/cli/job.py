@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +23,9 @@ from gpumarket.cli.job_view import (
 )
 from gpumarket.cli.output import Console, Outcome, command, format_table, show_amount
 from gpumarket.client.connection import Connection
+from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.ids import format_hex
+from gpumarket.protocol.statement import find_trusted_block, format_statement
 from gpumarket.protocol.units import format_size, parse_duration
 
 JOBS_SHOWN: Final = 50
@@ -218,18 +222,42 @@ def get(
 @command("job.receipt/1", name="receipt")
 @click.argument("job_id", metavar="JOB")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the proof.")
+@click.option("--compact", is_flag=True, help="Only what was sampled; the rest is bound by roots.")
+@click.option("--anchored", is_flag=True, help="Fail where the chain's part cannot be proven.")
+@click.option("--in-toto", is_flag=True, help="Write an in-toto statement beside the proof.")
 @with_connection
 def receipt(
-    console: Console, *, connection: Connection, job_id: str, output: Path | None
+    console: Console,
+    *,
+    connection: Connection,
+    job_id: str,
+    output: Path | None,
+    compact: bool,
+    anchored: bool,
+    in_toto: bool,
 ) -> Outcome:
     """Save the proof of execution, which anybody can check without the coordinator."""
     with make_client(connection) as client:
         full_id = str(client.job(job_id).get("id", job_id))
-        proof = client.receipt(full_id)
+        proof = client.receipt(full_id, compact=compact, anchored=anchored)
     path = output or Path(f"{full_id}.proof.cbor")
     path.write_bytes(proof)
     text = f"{path} ({format_size(len(proof))}); check it: gpumarket audit verify {path}"
-    return Outcome({"path": str(path), "bytes": len(proof)}, text)
+    data: dict[str, Any] = {"path": str(path), "bytes": len(proof)}
+    trusted = None
+    with suppress(RemoteProtocolError):  # whoever checks it is told what it is instead
+        trusted = find_trusted_block(proof)
+    if trusted is not None:
+        data |= {"block": trusted[0], "block_hash": format_hex(trusted[1])}
+        text += (
+            f"\nwithout a network: --trust-block with the hash of block {trusted[0]}, which is "
+            f"{format_hex(trusted[1])} by the coordinator's word: compare it with one you trust"
+        )
+    if in_toto:
+        statement = path.with_name(path.name + ".intoto.json")
+        statement.write_text(format_statement(proof, path.name))
+        data["statement"] = str(statement)
+    return Outcome(data, text)
 
 
 @command("job.cancel/1", name="cancel")

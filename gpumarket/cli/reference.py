@@ -11,7 +11,7 @@ from gpumarket.cli.output import Console, Outcome, command
 from gpumarket.protocol.catalog import CATALOG, Entry, get_entry
 from gpumarket.protocol.errors import InvalidInput
 
-SCHEMAS: Final = ("job",)
+SCHEMAS: Final = ("job", "proof")
 
 
 @command("explain/1", name="explain")
@@ -60,8 +60,9 @@ def format_entry(entry: Entry) -> str:
 def schema(console: Console, *, name: str) -> Outcome:
     """Print the JSON Schema of a file format, for editors and other tools."""
     from gpumarket.jobfile import load_schema
+    from gpumarket.protocol.proof_schema import make_proof_schema
 
-    found = load_schema()
+    found = load_schema() if name == "job" else make_proof_schema()
     return Outcome(found, json.dumps(found, indent=2, ensure_ascii=False))
 
 

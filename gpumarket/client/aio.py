@@ -279,9 +279,16 @@ class AsyncClient:
         rows = read_rows(await self._transport.get(_path(job_id, "/outputs")), "outputs")
         return read_outputs(rows)
 
-    async def receipt(self, job_id: str) -> bytes:
-        """Return the proof of execution as its DAG-CBOR bytes."""
-        return await self._read_all(_path(job_id, "/receipt"), CBOR_TYPE, RECEIPT_BYTES_MAX)
+    async def receipt(self, job_id: str, *, compact: bool = False, anchored: bool = False) -> bytes:
+        """
+        Return the proof of execution as its DAG-CBOR bytes.
+
+        `compact` leaves out what the seed did not draw; with `anchored` the chain's part must be
+        there, which it is anyway where the coordinator's node proves the state.
+        """
+        wishes = ["form=compact"] * compact + ["anchors=require"] * anchored
+        path = _path(job_id, "/receipt") + "?" * bool(wishes) + "&".join(wishes)
+        return await self._read_all(path, CBOR_TYPE, RECEIPT_BYTES_MAX)
 
     async def cancel(self, job_id: str, signer: Signer) -> Json:
         """End a job, signed by its requester; what was accepted until now is paid."""

@@ -178,9 +178,9 @@ class Client:
         """Return the accepted results of a job."""
         return self._wait(self._client.outputs(job_id))
 
-    def receipt(self, job_id: str) -> bytes:
+    def receipt(self, job_id: str, *, compact: bool = False, anchored: bool = False) -> bytes:
         """Return the proof of execution as its DAG-CBOR bytes."""
-        return self._wait(self._client.receipt(job_id))
+        return self._wait(self._client.receipt(job_id, compact=compact, anchored=anchored))
 
     def cancel(self, job_id: str, signer: Signer) -> Json:
         """End a job, signed by its requester; what was accepted until now is paid."""

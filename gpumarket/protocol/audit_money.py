@@ -221,6 +221,8 @@ def _check_batch(
         is_same = compute_content_hash(batch) == fact.data_hash
         require(is_same, "the batch on chain names another document")
         _check_bill(proof, settlement)
+    else:
+        require(not batch.bills, "bills are named that nothing shown binds")
     for epoch in proof.epochs:
         is_before = find_seed(epoch, evidence).seed_block < fact.block
         require(is_before, "the batch was posted before a sample could be drawn")

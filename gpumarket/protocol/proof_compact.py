@@ -88,7 +88,10 @@ def _show(work: ProviderWork, places: Sequence[int]) -> OpenedWork:
 
 
 def _compact_batch(proof: ProofOfExecution, batch: Batch, shown: set[Hash32]) -> Batch:
-    return replace(batch, lanes=tuple(_compact_lane(proof, lane, shown) for lane in batch.lanes))
+    lanes = tuple(_compact_lane(proof, lane, shown) for lane in batch.lanes)
+    # The hashes of bills are bound by the batch's document only, and that is shown whole or not.
+    is_opened = any(isinstance(lane, OpenedLane) for lane in lanes)
+    return replace(batch, lanes=lanes, bills=() if is_opened else batch.bills)
 
 
 def _compact_lane(proof: ProofOfExecution, lane: Lane, shown: set[Hash32]) -> Lane:

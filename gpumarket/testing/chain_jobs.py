@@ -21,8 +21,14 @@ def _get_secret(name: str) -> bytes:
     return secret
 
 
-async def settle_job(rpc_url: str, maker: ProofMaker | None = None) -> ProofOfExecution:
-    """Run a whole job on chain, block by block, and return its proof, without anchors."""
+async def settle_job(
+    rpc_url: str, maker: ProofMaker | None = None, *, late: tuple[str, ...] = ()
+) -> ProofOfExecution:
+    """
+    Run a whole job on chain, block by block, and return its proof, without anchors.
+
+    Verifiers who are `late` stake only after the work is committed.
+    """
     _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     domain = Domain(chain_id=31337, contract=contract)
     maker = replace(maker or ProofMaker(), domain=domain)
@@ -34,9 +40,11 @@ async def settle_job(rpc_url: str, maker: ProofMaker | None = None) -> ProofOfEx
     coordinator = chains["coordinator"]
     await chains["requester"].deposit(ESCROW + 1_000)
     await coordinator.bond(100_000_000)
-    for name in maker.verifiers:
+    for name in set(maker.verifiers) - set(late):
         await chains[name].stake_verifier(10_000_000, make_address("cold"), "peer")
     epochs = [await _commit_epoch(coordinator, maker, index) for index in range(len(maker.plan))]
+    for name in late:
+        await chains[name].stake_verifier(10_000_000, make_address("cold"), "peer")
     batch = maker.make_batch(epochs)
     await coordinator.post_batch(compute_content_hash(batch), batch.lanes)
     return maker.make_proof(epochs, batch, sequence=0)

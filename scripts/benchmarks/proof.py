@@ -91,12 +91,22 @@ def run(rounds: int) -> Figures:
     }
 
 
-def make_case(units: int, *, policy: VerifyPolicy | None = None) -> Case:
-    """Settle a job of so many units on a chain of its own and return its small, anchored proof."""
+def make_case(
+    units: int,
+    *,
+    policy: VerifyPolicy | None = None,
+    verifiers: int = VERIFIERS,
+    late: tuple[str, ...] = (),
+) -> Case:
+    """
+    Settle a job of so many units on a chain of its own and return its small, anchored proof.
+
+    Verifiers who are `late` stake after the job's work is committed.
+    """
 
     async def settle(url: str) -> tuple[bytes, Hash32]:
-        maker = make_large_maker(units, verifiers=VERIFIERS, policy=policy or VerifyPolicy())
-        proof = compact_proof(await settle_job(url, maker))
+        maker = make_large_maker(units, verifiers=verifiers, policy=policy or VerifyPolicy())
+        proof = compact_proof(await settle_job(url, maker, late=late))
         chain = Chain(rpc_url=url, contract=proof.domain.contract)
         anchored, trusted = await StateProver(chain).anchor(proof)
         return encode_proof(anchored), trusted

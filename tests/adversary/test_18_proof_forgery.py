@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpumarket.protocol.audit_claims import make_claim
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import GpuMarketError
 from gpumarket.protocol.evidence import AuditVerdict
 from gpumarket.protocol.job import VerifyPolicy, compute_verify_hash
@@ -31,7 +32,7 @@ POLICY = VerifyPolicy(
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    return make_case(UNITS, policy=POLICY)
+    return make_case(UNITS, policy=POLICY, verifiers=3)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_a_sampled_result_that_is_not_shown_is_missed(case: Case, proof: ProofOf
         checks=tuple(c for c in epoch.checks if c.opening.body.receipt_hash != name),
     )
     reasons = refuse(case, replace(proof, epochs=(kept,)))
-    assert "too short" in reasons["commitments"]
+    assert "a Merkle path is too" in reasons["commitments"]
     assert "not shown" in reasons["samples"]
 
 
@@ -190,7 +191,7 @@ def test_a_verifier_without_stake_is_refused_by_name(case: Case, proof: ProofOfE
         ),
     )
     evidence = replace(check.evidence, own=own, opening_hash=opening.compute_content_hash())
-    attestation = replace(check.attestation.body, evidence_hash=_hash(evidence))
+    attestation = replace(check.attestation.body, evidence_hash=compute_content_hash(evidence))
     forged_check = replace(
         check,
         seal=sign(seal, stranger, domain=proof.domain),
@@ -207,10 +208,11 @@ def test_a_verifier_without_stake_is_refused_by_name(case: Case, proof: ProofOfE
     assert "state" in reasons
 
 
-def _hash(evidence: object) -> bytes:
-    from gpumarket.protocol.codec import compute_content_hash
-
-    return compute_content_hash(evidence)
+def test_a_verifier_that_staked_after_the_commitment_proves_nothing() -> None:
+    case = make_case(UNITS, policy=POLICY, verifiers=2, late=("verifier-1", "verifier-2"))
+    (found,) = (c for c in case.audit(case.data).checks if c.name == "verifiers")
+    assert found.verdict is AuditVerdict.INCOMPLETE
+    assert "staked at commitment" in found.text
 
 
 def lower_claim(proof: ProofOfExecution, name: str) -> ProofOfExecution:
