@@ -120,7 +120,7 @@ class VerifierMachine(RuleBasedStateMachine):
         opening = Opening(
             result=result,
             receipt_hash=receipt_hash,
-            seal_hash=compute_content_hash(seal) if seal else bytes(32),
+            seal_hashes=(compute_content_hash(seal),) if seal else (),
         )
         key = PROVIDER if is_by_provider else PrivateKey(b"x" * 32)
         signed = key.sign(opening, DOMAIN).as_signed()
