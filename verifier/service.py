@@ -93,16 +93,13 @@ class Service:
             draw_jitter=random.random,
         )
         work = equipment.data_dir / "work"
+        emulation, content = config.verifier.emulate, equipment.content
+        runner = UnitRunner(content=content, sandbox=sandbox, folder=work, emulation=emulation)
         world = World(
             identity=identity,
             domain=domain,
             content=equipment.content,
-            runner=UnitRunner(
-                content=equipment.content,
-                sandbox=sandbox,
-                folder=work,
-                emulation=config.verifier.emulate,
-            ),
+            runner=runner,
             link=self._link,
             post=self._post,
             clock=self._clock,
