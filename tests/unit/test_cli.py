@@ -198,7 +198,7 @@ def test_the_result_is_on_stdout_and_everything_else_on_stderr(
     assert re.fullmatch(r"gm-[a-z2-7]{10}\n", out)
     assert "TEST KEY" in err
     assert "privacy" in err
-    assert "at most 0.0499" in err
+    assert "at most 0.05 USDC" in err
     code, out, err = run(capsys, "run", str(job_path), "-y", "--id-only", "-q")
     assert (code, err.count("\n")) == (0, 1), "quiet leaves the warning about the key"
 
