@@ -14,11 +14,11 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 import coincurve
 import msgspec
-from Crypto.Hash import keccak as _keccak
 
 from gpumarket.protocol.codec import compute_content_hash, remember_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Signature
+from gpumarket.protocol.keccak import hash_keccak
 from gpumarket.protocol.units import U64
 
 DOMAIN_NAME = "gpumarket"
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=Signable)
 
 def keccak256(data: bytes) -> Hash32:
     """Hash with Keccak-256, as the chain does."""
-    return _keccak.new(digest_bits=256, data=data).digest()
+    return hash_keccak(data)
 
 
 def encode_uint(value: int) -> bytes:

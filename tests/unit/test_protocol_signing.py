@@ -6,6 +6,7 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
+from gpumarket.protocol import keccak
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.order import CancelOrder, Order
@@ -186,3 +187,9 @@ def test_a_key_shows_its_address_and_never_its_bytes() -> None:
     secret = key._key.secret
     assert secret not in repr(key).encode()
     assert secret.hex() not in repr(vars(key))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 64, 65, 135, 136, 137, 272, 10_000])
+def test_both_ways_to_hash_give_the_same(size: int) -> None:
+    data = bytes(each % 251 for each in range(size))
+    assert keccak.hash_directly(data) == keccak.hash_plainly(data) == keccak.hash_keccak(data)
