@@ -22,7 +22,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnResult, Seal, Verdict
 from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
+from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.lease import LeaseOffer, Reason
 from gpumarket.protocol.merkle import compute_root

@@ -12,7 +12,6 @@ from gpumarket.protocol.audit import CHECKS, check_proof
 from gpumarket.protocol.audit_money import compute_balances
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, LeafName, Report, StakeChange
-from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.job import Placement, VerifyPolicy
 from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution
 from gpumarket.protocol.sampling import assign_verifier

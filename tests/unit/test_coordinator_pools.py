@@ -7,6 +7,7 @@ import pytest
 from coordinator.api.proofs import make_proof
 from coordinator.core import events
 from coordinator.core.effects import ProposeLease
+from coordinator.core.epochs import get_document
 from coordinator.core.lifecycle import CheckState, JobState
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.evidence import AuditVerdict
@@ -158,7 +159,7 @@ def test_what_was_audited_is_fixed_with_the_commitment_and_lost_by_forging():
     again = market.submit(make_spec(units=4, verify=FULL), nonce=make_hash("again"), signer="eve")
     market.providers[P1].forges = frozenset({1})
     play_until(market, lambda m: again.excluded)
-    (work,) = market.state.epochs[again.epochs[0]].document.work
+    (work,) = get_document(market.state.epochs[again.epochs[0]]).work
     assert work.audited == 9
     assert market.state.standings[P1].audited == 0
 
@@ -170,7 +171,7 @@ def test_the_stake_that_counts_is_what_a_conviction_takes():
     market.join_verifier()
     market.submit(make_spec(units=4))
     play_until(market, lambda m: m.state.epochs and m.state.epochs[1].document)
-    works = market.state.epochs[1].document.work
+    works = get_document(market.state.epochs[1]).work
     found = {work.root.signer: work.stake for work in works}
     assert found == {P1: 1_000, make_address("provider-2"): 300}
 
@@ -248,17 +249,15 @@ def everything_overlaps(monkeypatch):
     monkeypatch.setattr("gpumarket.protocol.sampling.OVERLAP_PPM", PPM)
 
 
-TWO = (("verifier-1", {}), ("verifier-2", {}))
+TWO: tuple[tuple[str, dict[str, object]], ...] = (("verifier-1", {}), ("verifier-2", {}))
 
 
 @pytest.mark.usefixtures("everything_overlaps")
 def test_an_overlapped_result_is_checked_by_two_verifiers_and_both_are_paid():
     market, job, checks = play_with_verifiers(*TWO)
     assert job.state is JobState.SETTLED and len(checks) == 8
-    pairs = {}
-    for check in checks:
-        pairs.setdefault(check.unit, set()).add(check.verifier)
-    assert all(len(pair) == 2 for pair in pairs.values())
+    pairs = {(check.unit, check.verifier) for check in checks}
+    assert len(pairs) == 8
     paid = market.chain.sum_paid()
     assert paid[make_address("verifier-1")] == paid[make_address("verifier-2")] == 400_000
     lines = audit(market, job)

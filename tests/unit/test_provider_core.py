@@ -12,7 +12,6 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.gpu import DeviceNeed
-from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.job import JobSpec, Placement
 from gpumarket.protocol.lease import LeaseOffer, make_assignment
 from gpumarket.protocol.merkle import compute_root
