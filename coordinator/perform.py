@@ -306,6 +306,7 @@ async def _keep_checkpoint(effect: effects.FetchCheckpoint, world: World) -> Non
         )
         return
     now, lease_id, index = world.clock.now(), effect.lease_id, segment.index
+    world.log.info("checkpoint kept", lease=lease_id, step=segment.step_to, problem=problem)
     if problem:
         await world.post(
             events.CheckpointRefused(at=now, lease_id=lease_id, index=index, text=problem)

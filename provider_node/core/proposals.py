@@ -10,8 +10,9 @@ from __future__ import annotations
 from gpumarket.protocol import messages
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.units import Timestamp
+from provider_node.core import training
 from provider_node.core.admission import Refused, check_admission, check_funds
-from provider_node.core.effects import Effect, PrepareUnit, ReadFunds, SendMessage
+from provider_node.core.effects import Effect, ReadFunds, SendMessage
 from provider_node.core.epochs import make_declined
 from provider_node.core.events import FundsSeen, FundsUnknown
 from provider_node.core.state import WAITING_MAX, Funds, Lease, Proposal, ProviderState
@@ -97,7 +98,7 @@ def _decide(state: ProviderState, proposal: Proposal, at: Timestamp) -> list[Eff
     accepted = messages.LeaseAccepted(lease_id=offer.lease_id)
     return [
         SendMessage(coordinator=proposal.coordinator, message=accepted),
-        PrepareUnit(lease=offer),
+        training.prepare(state.leases[offer.lease_id]),
     ]
 
 

@@ -22,10 +22,11 @@ import yaml
 from gpumarket.adapters.chain import Chain, ChainFact
 from gpumarket.client import Client
 from gpumarket.client.connection import find_connection
-from gpumarket.protocol.codec import compute_content_hash, decode_document_untrusted
+from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import parse_address
-from gpumarket.protocol.proof import PROOF_BYTES_MAX, ProofOfExecution
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_file import decode_proof_untrusted
 from gpumarket.testing.devnet import STATE_FOLDER, Devnet
 from tests.job_image import IMAGE_FOLDER, ROOT
 from tests.patience import PATIENCE
@@ -231,7 +232,7 @@ class Market:
     def read_proof(self, job_id: str) -> ProofOfExecution:
         """A job's proof, decoded."""
         data = self.client.receipt(job_id)
-        return decode_document_untrusted(data, ProofOfExecution, bytes_max=PROOF_BYTES_MAX)
+        return decode_proof_untrusted(data)
 
     def audit(self, job_id: str) -> Answer:
         """Check a job's proof against the chain, by command."""
