@@ -57,6 +57,11 @@ SLANDER: Final = 0.002
 _CONTRACT: Final = Address(b"\x11" * 20)
 
 
+def make_rng(seed: int) -> random.Random:
+    """Return a generator for a simulation."""
+    return random.Random(seed)  # noqa: S311  a simulation that is run again from its seed
+
+
 # ---- detection against theory --------------------------------------------------------------
 
 
@@ -77,7 +82,7 @@ def make_seed(number: int) -> Hash32:
 def measure_cells(count: int, size: int) -> Mapping[int, tuple[float, float]]:
     """Return, by forged share in ppm, the share of seeds that found a forgery, and its z-score."""
     # Whoever forges does not know the seed, so which units these are is all the same.
-    places = random.Random(count * size).sample(range(count), count)  # noqa: S311  (a simulation)
+    places = make_rng(count * size).sample(range(count), count)
     rank = np.empty(count, dtype=np.int64)
     rank[places] = np.arange(count)
     lowest = np.empty(SEEDS, dtype=np.int64)
@@ -273,10 +278,10 @@ def compare(rounds: int) -> tuple[float, int]:
         for name, (scheme, after, longer) in PEERS.items():
             fleet = attack.make(after)
             units = PEER_UNITS * (longer if attack.is_sleeper else 1)
-            tallies = [scheme(fleet, units, random.Random(n)) for n in range(rounds)]  # noqa: S311
+            tallies = [scheme(fleet, units, make_rng(n)) for n in range(rounds)]
             _show(attack.name, name, *average(tallies))
         fleet = attack.make(OUR_TRUST)
-        markets = [run_market(fleet, OUR_JOBS, random.Random(n)) for n in range(rounds)]  # noqa: S311
+        markets = [run_market(fleet, OUR_JOBS, make_rng(n)) for n in range(rounds)]
         overhead, bad = average([market.tally for market in markets])
         caught = sum(len(market.convicted or ()) for market in markets) / rounds
         wrong = sum(market.false_slashes for market in markets)
@@ -291,7 +296,7 @@ def compare(rounds: int) -> tuple[float, int]:
 
 def measure_overhead() -> float:
     """Return what verification costs in an honest fleet, over the work itself."""
-    market = run_market(Fleet(HOSTS, 0, _at_random(0.0)), OUR_JOBS // 4, random.Random(0))  # noqa: S311
+    market = run_market(Fleet(HOSTS, 0, _at_random(0.0)), OUR_JOBS // 4, make_rng(0))
     return market.verifying / market.tally.units
 
 
