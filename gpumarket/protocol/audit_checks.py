@@ -26,6 +26,7 @@ from gpumarket.protocol.proof_reading import (
 )
 from gpumarket.protocol.receipt import Receipt, compute_input_hash
 from gpumarket.protocol.signing import Signed, verify
+from gpumarket.protocol.training import check_audit
 
 
 def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
@@ -40,6 +41,7 @@ def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding
             verdict = _check_verdict(check)
             if check.attestation.body.receipt_hash in own:
                 _check_class(proof, check)
+                _check_segments(proof, check, epoch)
             verdicts[verdict] += 1
             differing += verdict is Verdict.MATCH and not _is_same_output(check)
     match, mismatch = verdicts[Verdict.MATCH], verdicts[Verdict.MISMATCH]
@@ -101,6 +103,18 @@ def _check_class(proof: ProofOfExecution, check: CheckProof) -> None:
     is_mismatch = check.attestation.body.verdict == Verdict.MISMATCH
     is_blame = is_mismatch and proof.job.verify.proves_nothing(own, theirs)
     require(not is_blame, "a mismatch was stated on bytes of another class of machine")
+
+
+def _check_segments(proof: ProofOfExecution, check: CheckProof, epoch: EpochProof) -> None:
+    result = check.opening.body.result
+    check_audit(
+        check.evidence.segments,
+        claim=result.training,
+        spec=proof.job,
+        unit=result.unit,
+        seed=epoch.seed,
+        receipt_hash=check.attestation.body.receipt_hash,
+    )
 
 
 def _is_same_output(check: CheckProof) -> bool:

@@ -223,6 +223,7 @@ def _unpack_result(
         repro_class=shown.repro_class,
         duration_ms=shown.duration_ms,
         salt=shown.salt,
+        training=shown.training,
     )
 
 
@@ -246,7 +247,12 @@ def _unpack_checks(
     opening_hash = remember_content_hash(opening.body)
     found = []
     for each, own, seal in zip(entry.checks, owns, seals, strict=True):
-        evidence = Evidence(own=own, opening_hash=opening_hash, comparison=each.comparison)
+        evidence = Evidence(
+            own=own,
+            opening_hash=opening_hash,
+            segments=each.segments,
+            comparison=each.comparison,
+        )
         attestation = Attestation(
             receipt_hash=name,
             verdict=each.verdict,

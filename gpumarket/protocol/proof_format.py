@@ -22,6 +22,7 @@ from gpumarket.protocol.pools import SamplePool
 from gpumarket.protocol.proof import Claim
 from gpumarket.protocol.receipt import ProviderRoot
 from gpumarket.protocol.signing import Domain, Signed
+from gpumarket.protocol.training import SegmentAudit, TrainingClaim
 from gpumarket.protocol.units import U32, U64
 
 
@@ -39,6 +40,7 @@ class CheckEntry(
     duration_ms: U64
     nonce: Hash32
     comparison: str
+    segments: SegmentAudit | None = None
     verdict: U32
     issued_at: U64
     seal: Signature
@@ -55,6 +57,7 @@ class ResultEntry(
     repro_class: Hash32
     duration_ms: U64
     salt: Hash32
+    training: TrainingClaim | None = None
     input_hash: Hash32 | None = None
     """None where the result is of this job, whose hash gives it."""
     seals: tuple[Hash32, ...] = ()

@@ -20,7 +20,7 @@ from msgspec import Meta
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Address, Cid, Hash32
-from gpumarket.protocol.job import CheckpointPlan
+from gpumarket.protocol.job import CheckpointPlan, JobSpec
 from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.signing import Document, encode_uint, keccak256
 from gpumarket.protocol.units import U32, U64
@@ -277,6 +277,33 @@ def draw_segments(
     }
     drawn |= set(sorted(tickets, key=tickets.__getitem__)[: plan.random_audits])
     return tuple(sorted(drawn))
+
+
+def check_audit(
+    audit: SegmentAudit | None,
+    *,
+    claim: TrainingClaim | None,
+    spec: JobSpec,
+    unit: int,
+    seed: Hash32,
+    receipt_hash: Hash32,
+) -> None:
+    """Raise `RemoteProtocolError` unless a verdict rests on its chain and the seed's draw."""
+    plan = spec.checkpoint
+    if plan is None:
+        if audit is not None or claim is not None:
+            raise RemoteProtocolError("segments of a task that has none")
+        return
+    if audit is None or claim is None:
+        raise RemoteProtocolError("a training task was checked without its segments")
+    start = compute_chain_start(spec.compute_hash(), unit)
+    check_chain(audit.states, claim=claim, start=start, plan=plan)
+    is_full = spec.verify.mode == "full"
+    drawn = draw_segments(
+        audit.states, plan=plan, seed=seed, receipt_hash=receipt_hash, is_full=is_full
+    )
+    if audit.drawn != drawn:
+        raise RemoteProtocolError("other segments were done again than the seed draws")
 
 
 def make_starts(
