@@ -41,9 +41,9 @@ ORDER, JOB = make_hash("order"), make_hash("job")
 
 sys.path.insert(0, str(PROGRAM))  # the program's files find each other as in its container
 
-from batches import read_text  # noqa: E402
-from checkpointing import Checkpoint as Checkpoint  # noqa: E402, PLC0414
-from train import TRAINERS  # noqa: E402
+from batches import read_text  # noqa: E402  the path is set just above
+from checkpointing import Checkpoint as Checkpoint  # noqa: E402, PLC0414  as above; others import it from here
+from train import TRAINERS  # noqa: E402  the path is set just above
 
 Trainer = Any
 
