@@ -178,7 +178,7 @@ Checks wait until a registered verifier is connected.
 gpumarket job why JOB""",
     """GM-7106 422 MARKET_FAILED provider retry
 a checkpoint is not what its provider says
-The weights, the length of the update or the loss that was signed is another than its checkpoint has.
+The weights, the length of the update or the loss that was signed are not those of its checkpoint.
 gpumarket job describe JOB""",
     """GM-7202 409 MARKET_FAILED verifier final
 a check was asked for too late
