@@ -8,21 +8,20 @@ sealed; only then are the provider's own ends fetched and compared.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from gpumarket.adapters.checkpoints import read_checkpoint
+from gpumarket.adapters.checkpoints import judge_stored
 from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
-from gpumarket.comparing.checkpoints import Checkpoint
 from gpumarket.comparing.judging import Outcome
-from gpumarket.comparing.segments import RULE, judge_segments, list_needed
+from gpumarket.comparing.segments import RULE, list_needed
 from gpumarket.protocol.attestation import Verdict
-from gpumarket.protocol.errors import ContentError, InvalidInput, RemoteProtocolError
+from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import Cid, make_job_id
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.training import SegmentStart
@@ -40,22 +39,6 @@ class Replayed:
     output: Cid
     exit_code: int
     duration_ms: int
-
-
-class StoredCheckpoints(Mapping[int, Checkpoint]):
-    """Checkpoints in folders by number, each read when it is asked for."""
-
-    def __init__(self, root: Path) -> None:
-        self._folders = {int(path.name): path for path in root.iterdir() if path.name.isdigit()}
-
-    def __getitem__(self, index: int) -> Checkpoint:
-        return read_checkpoint(self._folders[index])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._folders)
-
-    def __len__(self) -> int:
-        return len(self._folders)
 
 
 async def replay_segments(request: CheckRequested, runner: UnitRunner, name: str) -> Replayed:
@@ -138,20 +121,14 @@ def _judge(effect: CompareOutputs, root: Path) -> Outcome:
     audit, plan = effect.segments, effect.request.job.checkpoint
     if audit is None or plan is None:
         raise InvalidInput("a task without checkpoints has no segments")
-    try:
-        return judge_segments(
-            audit,
-            own=StoredCheckpoints(root / "own"),
-            theirs=StoredCheckpoints(root / "theirs"),
-            own_class=effect.own.repro_class,
-            provider=effect.theirs.provider,
-            tolerance=plan.tolerance,
-        )
-    except RemoteProtocolError as error:
-        # Ours were written by the same program; its rules of form are what a provider signed.
-        by_another = any(state.provider != effect.theirs.provider for state in audit.states)
-        verdict = Verdict.INCONCLUSIVE if by_another else Verdict.MISMATCH
-        return Outcome(verdict, RULE, f"a checkpoint is malformed: {error.message[:160]}")
+    return judge_stored(
+        audit,
+        own=root / "own",
+        theirs=root / "theirs",
+        own_class=effect.own.repro_class,
+        provider=effect.theirs.provider,
+        tolerance=plan.tolerance,
+    )
 
 
 def _join(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gpumarket.adapters.execution import RunResult
+from gpumarket.adapters.output_files import read_comparator
 from gpumarket.comparing.folder import COMPARATORS, compare_outputs
 from gpumarket.comparing.image import (
     IMAGE_BYTES_MAX,
@@ -37,7 +38,6 @@ from gpumarket.protocol.comparison import (
     Quantile,
     SafetensorsRule,
 )
-from verifier.outputs import read_comparator
 
 MATCH, MISMATCH, INCONCLUSIVE = Verdict
 
