@@ -437,8 +437,11 @@ def test_a_comparators_own_places_are_free_of_inputs() -> None:
 
 
 def test_every_rule_is_told_in_words() -> None:
-    rules = [BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule()]
-    texts = [format_rule(rule) for rule in [*rules, ProgramRule(command=("same", "-v"))]]
+    program = ProgramRule(command=("same", "-v"))
+    rules: tuple[Comparison, ...] = (
+        BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule(), program,
+    )  # fmt: skip
+    texts = [format_rule(rule) for rule in rules]
     assert len({*texts}) == len(RULES)
     assert "0.0001 of the change from 'start'" in texts[1]
     assert texts[-1].endswith("same -v")
