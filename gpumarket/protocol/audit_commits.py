@@ -26,6 +26,7 @@ def check_commitments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
     names = [(epoch.committer, epoch.sequence) for epoch in proof.epochs]
     require(len(set(names)) == len(names), "an epoch stands in the proof twice")
     count, hidden, blocks = 0, 0, []
+    remarks: list[str] = []
     for epoch in proof.epochs:
         document = epoch.document
         is_ours = epoch.committer == document.coordinator == proof.order.body.coordinator
@@ -38,6 +39,7 @@ def check_commitments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
             is_named = fact.data_hash == compute_content_hash(document)
             require(is_named, "a commitment names another document")
         _check_document(proof, document)
+        remarks += _list_twins(epoch, evidence)
         seed = find_seed(epoch, evidence)
         require(
             fact.block < seed.seed_block,
@@ -47,10 +49,21 @@ def check_commitments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
         blocks.append(f"{fact.block} < {seed.seed_block}")
         count += len(index_receipts(proof, epoch))
     shown = f" ({', '.join(blocks)})" if blocks else ""
+    if hidden:
+        remarks.append(f"{hidden} more are bound by their provider's root and not shown")
     return Finding(
-        f"{count} results were committed before their seed's block{shown}",
-        f"{hidden} more are bound by their provider's root and not shown" if hidden else "",
+        f"{count} results were committed before their seed's block{shown}", "; ".join(remarks)
     )
+
+
+def _list_twins(epoch: EpochProof, evidence: ChainEvidence) -> list[str]:
+    # Each commitment has a seed of its own: who has two for one work can tell of the kinder one.
+    root = find_commit(epoch, evidence).root
+    return [
+        f"commitment {sequence} is of the same root as {epoch.sequence}: it had a choice of seeds"
+        for (committer, sequence), other in sorted(evidence.commits.items())
+        if committer == epoch.committer and sequence != epoch.sequence and other.root == root
+    ]
 
 
 def _check_document(proof: ProofOfExecution, document: EpochDocument) -> None:
