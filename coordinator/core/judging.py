@@ -281,6 +281,16 @@ def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) ->
         note_facts(state, provider).forged += 1
         state.standings[provider].audited = 0
         return end_pool(state, epoch, provider=provider, pool=pool, reason=FORGED)
+    sampled = [state.leases[check.lease_id] for check in checks]
+    awaited = [lease for lease in sampled if lease.order_hash in part.open_orders]
+    if any(lease.fetch_by is not None for lease in awaited):
+        return []
+    gone = next((lease for lease in awaited if lease.output_problem), None)
+    if gone is not None:
+        # Whoever knows the sample could hide what was forged of it and keep the rest.
+        note_facts(state, provider).withheld += 1
+        reason = _make_gone(gone)
+        return end_pool(state, epoch, provider=provider, pool=pool, reason=reason)
     if not pool.is_cleared:
         pool.is_cleared = True
         matched = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
@@ -289,6 +299,11 @@ def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) ->
     for order_hash in orders:
         effects += _judge_order(state, epoch, provider=provider, order_hash=order_hash)
     return effects
+
+
+def _make_gone(lease: Lease) -> Reason:
+    text = f"the output cannot be fetched: {lease.output_problem[:200]}"
+    return Reason(code="GM-6012", text=text, fault="provider")
 
 
 def _judge_order(
@@ -308,13 +323,8 @@ def _judge_order(
         if lease.lease_id in undecided:
             effects += reject_lease(state, lease, INCONCLUSIVE)
         elif not lease.is_output_here:
-            reason = Reason(
-                code="GM-6012",
-                text=f"the output cannot be fetched: {lease.output_problem[:200]}",
-                fault="provider",
-            )
             note_facts(state, provider).withheld += 1
-            effects += reject_lease(state, lease, reason)
+            effects += reject_lease(state, lease, _make_gone(lease))
         else:
             _accept(state, part, lease)
     matched = [check for check in checks if check.verdict is Verdict.MATCH]
