@@ -19,6 +19,7 @@ from coordinator.core.pools import (
     find_check_of,
     find_policy,
     find_pool,
+    is_self_dealt,
     list_checks,
 )
 from coordinator.core.relaying import relay_matches
@@ -294,7 +295,8 @@ def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) ->
     if not pool.is_cleared:
         pool.is_cleared = True
         matched = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
-        find_standing(state, provider).audited += len(matched)
+        learnt = [one for one in matched if not is_self_dealt(state, state.leases[one])]
+        find_standing(state, provider).audited += len(learnt)
     effects: list[Effect] = []
     for order_hash in orders:
         effects += _judge_order(state, epoch, provider=provider, order_hash=order_hash)
@@ -343,9 +345,10 @@ def _accept(state: State, part: Part, lease: Lease) -> None:
     job = state.jobs[lease.order_hash]
     move_lease(state, lease, LeaseState.ACCEPTED)
     move_unit(state, job, job.units[lease.unit], to=UnitState.ACCEPTED)
-    facts = note_facts(state, lease.provider)
-    facts.accepted += 1
-    facts.earned = Amount(facts.earned + get_receipt(lease).body.price)
+    if not is_self_dealt(state, lease):
+        facts = note_facts(state, lease.provider)
+        facts.accepted += 1
+        facts.earned = Amount(facts.earned + get_receipt(lease).body.price)
     part.accepted.append(lease.lease_id)
     write_log(state, job, "accepted", task=lease.unit, actor=lease.provider)
 

@@ -156,6 +156,18 @@ def list_barred(state: State, lease: Lease) -> tuple[Address, Address]:
     return lease.provider, state.jobs[lease.order_hash].order.body.requester
 
 
+def is_self_dealt(state: State, lease: Lease) -> bool:
+    """Say whether a lease's requester is its provider, or is paid where that is."""
+    provider, requester = list_barred(state, lease)
+    known = [
+        (who, book[who].payout)
+        for book in (state.providers, state.verifiers)
+        for who in (provider, requester)
+        if who in book
+    ]
+    return has_part(requester, (provider,), dict(known))
+
+
 def list_payouts(state: State) -> dict[Address, Address]:
     """Return where the claims of everybody in the book go."""
     payouts = {address: provider.payout for address, provider in state.providers.items()}

@@ -34,7 +34,7 @@ class DayFacts(msgspec.Struct, kw_only=True):
     day: int
     """Days since 1970, UTC."""
     accepted: int = 0
-    """Tasks that passed verification, and so stand in a batch on chain."""
+    """Tasks for others that passed verification, and so stand in a batch on chain."""
     earned: Amount = Amount(0)
     """What they are paid, in base units; shown, not weighed: volume is cheap to fake."""
     lost: int = 0
@@ -50,7 +50,7 @@ class Standing(msgspec.Struct, kw_only=True):
 
     first_seen_at: Timestamp
     audited: int = 0
-    """Results that were checked and matched since the last forged one."""
+    """Results for others that were checked and matched since the last forged one."""
     days: list[DayFacts] = []
 
 
