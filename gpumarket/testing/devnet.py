@@ -45,8 +45,8 @@ STATE_NAME: Final = "devnet.json"
 REQUESTER: Final = "alice"
 PASSWORD: Final = "devnet"
 """Opens keys that hold play money only."""
-READY_SECONDS_MAX: Final = 60.0
-STOP_SECONDS_MAX: Final = 10.0
+READY_SECONDS_MAX: Final = 120.0
+STOP_SECONDS_MAX: Final = 30.0
 BLOCK_SECONDS: Final = 1
 RULES: Final = ContractConfig(
     epoch=60,

@@ -16,9 +16,9 @@ from gpumarket.protocol.settlement import PaymentLeaf, make_lanes
 from gpumarket.testing.devnet import GAS_WEI, RULES
 from tests.e2e.market import DETACHED, PROVIDERS, Json, Market, wait_for
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings(DETACHED)]
-INTERVAL = 7
-"""Seconds that a finished job waits for the other."""
+pytestmark = pytest.mark.filterwarnings(DETACHED)
+INTERVAL = 20
+"""Seconds that a finished job waits for the other: far more than lies between them here."""
 ESCROW = 5_000_000
 RIVAL = "rival"
 """A second coordinator, to which bob has promised the same money."""
@@ -80,7 +80,7 @@ def list_batches(market: Market) -> list[Any]:
 def check_proof(market: Market, job: Json, fact: Any) -> None:
     """A proof names the batch that paid, and holds before the chain."""
     (settlement,) = market.read_proof(job["id"]).settlements
-    assert settlement.tx_hash == fact.tx_hash
+    assert settlement.sequence == fact.args["seq"]
     answer = market.run("audit", "verify", job["id"])
     assert answer.exit == 0, answer.stdout
     assert "PASS" in answer.stdout and "FAIL" not in answer.stdout
@@ -128,7 +128,7 @@ def test_who_cannot_pay_any_more_is_left_out_and_settled_once_it_can(
         step: Json = shared.ask(f"/v1/jobs/{bobs}")["next"]
         return step if step["code"] == "GM-3011" else None
 
-    assert wait_for(look, "bob to be asked for money", 20)["actor"] == "requester"
+    assert wait_for(look, "bob to be asked for money")["actor"] == "requester"
     answer = shared.run("wallet", "deposit", "5 USDC", "-y", env={"GPUMARKET_ACCOUNT": "bob"})
     assert answer.exit == 0, answer.stderr
     job = shared.wait_settled(bobs)

@@ -93,7 +93,7 @@ async def test_a_unit_runs_from_lease_to_payment(office: Any, node: Any, tmp_pat
     opened = await office.await_message(messages.ResultsOpened)
     opening = verify(opened.openings[0], office.domain).body
     assert opening.result.compute_hash() == receipt.body.result_hash
-    assert opening.seal_hash == compute_content_hash(seal)
+    assert opening.seal_hashes == (compute_content_hash(seal),)
 
     sources = office.desk.hellos[-1].offer.body.addresses
     cid = opening.result.output
