@@ -39,6 +39,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Attestation, Evidence, Verdict
 from gpumarket.protocol.cids import decode_cid_untrusted
 from gpumarket.protocol.codec import compute_content_hash, encode_document
+from gpumarket.protocol.comparison import BytesRule
 from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr
 from gpumarket.protocol.lease import LeaseState, Reason
@@ -238,8 +239,11 @@ def _check_verdict(
     is_same = decode_cid_untrusted(own.output) == decode_cid_untrusted(theirs)
     if verdict is Verdict.MISMATCH and has_run and is_same:
         raise RemoteProtocolError("a verifier calls two equal outputs a mismatch")
-    result = lease.opening.body.result
-    is_foreign = find_policy(state, lease).proves_nothing(own.repro_class, result.repro_class)
+    result, policy = lease.opening.body.result, find_policy(state, lease)
+    is_exact = isinstance(policy.comparison, BytesRule) and evidence.segments is None
+    if verdict is Verdict.MATCH and is_exact and not is_same:
+        raise RemoteProtocolError("a verifier calls two outputs of different bytes a match")
+    is_foreign = policy.proves_nothing(own.repro_class, result.repro_class)
     if verdict is Verdict.MISMATCH and is_foreign:
         raise RemoteProtocolError("a verifier calls bytes of another class of machine a mismatch")
     if verdict is Verdict.MATCH and not has_run:

@@ -10,6 +10,7 @@ from coordinator.core.effects import ProposeLease
 from coordinator.core.epochs import get_document
 from coordinator.core.lifecycle import CheckState, JobState
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.comparison import NpyRule
 from gpumarket.protocol.evidence import AuditVerdict
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.units import PPM
@@ -179,13 +180,13 @@ def test_the_stake_that_counts_is_what_a_conviction_takes():
 # ---- verifiers -----------------------------------------------------------------------------
 
 
-def play_with_verifiers(*verifiers, units=4, provider=None, seconds=400, **settings):
-    market = Market(**settings)
+def play_with_verifiers(*verifiers, units=4, provider=None, seconds=400, verify=FULL):
+    market = Market()
     market.chain = HonestChain()
     market.join("provider-1", **({"offer": {"slots": 8}} | (provider or {})))
     for name, flags in verifiers:
         market.join_verifier(name, **({"card": {"slots": 16}} | flags))
-    job = market.submit(make_spec(units=units, verify=FULL), checks=2 * units)
+    job = market.submit(make_spec(units=units, verify=verify), checks=2 * units)
     market.run(seconds_max=seconds)
     return market, job, market.state.epochs[1].checks.values()
 
@@ -271,6 +272,7 @@ def test_a_second_verifier_that_contradicts_a_lazy_one_is_believed_as_yet():
         ("verifier-2", {"approves_all": False}),
         provider={"forges": frozenset({0})},
         seconds=60,
+        verify=change(FULL, comparison=NpyRule()),
     )
     verdicts = {check.verdict for check in checks if check.unit == 0}
     assert verdicts == {Verdict.MATCH, Verdict.MISMATCH}
