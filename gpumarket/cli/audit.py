@@ -7,11 +7,12 @@ they come to is computed by `gpumarket.protocol.audit` and written by `audit_vie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -29,6 +30,7 @@ from gpumarket.cli.audit_view import (
 )
 from gpumarket.cli.output import Console, Outcome, command
 from gpumarket.client.connection import Connection
+from gpumarket.comparing.rechecking import RE_EXECUTION, has_foreign_differences
 from gpumarket.protocol.anchored_evidence import derive_evidence
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.audit_money import BalanceChange, compute_balances
@@ -39,7 +41,7 @@ from gpumarket.protocol.errors import (
     InvalidInput,
     RemoteProtocolError,
 )
-from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, MissingEvidence
+from gpumarket.protocol.evidence import AuditVerdict, ChainEvidence, Check, MissingEvidence, Report
 from gpumarket.protocol.ids import Hash32, parse_address, parse_hash
 from gpumarket.protocol.ledger import Event, Ledger, fold_events, make_evidence
 from gpumarket.protocol.proof import ProofOfExecution
@@ -49,8 +51,11 @@ from gpumarket.protocol.signing import Domain, keccak256
 if TYPE_CHECKING:
     from gpumarket.adapters.chain import Chain
 
+UNITS_MAX: Final = 10_000
 RPC_MAX: Final = 8
 """The most endpoints that one audit compares."""
+DEEP_LIMIT: Final = "outputs beyond those that were compared or run again here"
+NOT_RUN: Final = "nothing was run again: the program is not one that the order signs"
 _EXITS: Final = {
     AuditVerdict.PASS: Exit.DONE,
     AuditVerdict.FAIL: Exit.AUDIT_FAIL,
@@ -70,6 +75,51 @@ class Snapshot:
     block_hashes: dict[int, Hash32]
 
 
+@dataclass(frozen=True, slots=True)
+class Scrutiny:
+    """How much an audit wants to see."""
+
+    strict: bool
+    deep: Path | None
+    """Where outputs lie by CID."""
+    units: int
+    """How many are run again."""
+
+
+def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a `Scrutiny` and pass it one."""
+
+    @click.option(
+        "--strict", is_flag=True, help="What is allowed without proof counts as incomplete."
+    )
+    @click.option(
+        "--deep",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Compare the outputs again, which lie in DIR by CID.",
+    )
+    @click.option("--reexec", is_flag=True, help="Run a sampled task again with Docker, from DIR.")
+    @click.option("--units", type=click.IntRange(1, UNITS_MAX), help="Run so many again.")
+    @functools.wraps(function)
+    def run(
+        console: Console,
+        *,
+        strict: bool,
+        deep: Path | None,
+        reexec: bool,
+        units: int | None,
+        **options: Any,
+    ) -> Any:
+        if deep is None and reexec:
+            raise InvalidInput("--reexec needs --deep DIR with the image and the inputs")
+        if units is not None and not reexec:
+            raise InvalidInput("--units says how many --reexec runs again")
+        scrutiny = Scrutiny(strict, deep, (units or 1) if reexec else 0)
+        return function(console, scrutiny=scrutiny, **options)
+
+    return run
+
+
 @click.group()
 def audit() -> None:
     """Check proofs without trusting anybody."""
@@ -84,7 +134,7 @@ def audit() -> None:
     metavar="HASH",
     help="Hash of the newest block in the file: then nothing else is needed, and no network.",
 )
-@click.option("--strict", is_flag=True, help="What is allowed without proof counts as incomplete.")
+@with_scrutiny
 @with_connection
 def verify(
     console: Console,
@@ -94,7 +144,7 @@ def verify(
     rpcs: tuple[str, ...],
     from_block: int,
     trust_block: str | None,
-    strict: bool,
+    scrutiny: Scrutiny,
 ) -> Outcome:
     """Check a job from order to payment: a proof file, or a job whose proof is fetched first."""
     if trust_block is not None and rpcs:
@@ -106,7 +156,7 @@ def verify(
     else:
         evidence, trust = _derive_offline(proof, domain, parse_hash(trust_block), source)
     report = check_proof(proof, evidence)
-    report = report.tighten() if strict else report
+    report = _look_deeper(console, proof, report, scrutiny)
     balances: tuple[BalanceChange, ...] = ()
     with suppress(GpuMarketError, MissingEvidence):  # the report's own lines say what is wrong
         balances = compute_balances(proof, evidence)
@@ -117,6 +167,48 @@ def verify(
         warnings=warnings,
         is_ok=report.verdict is AuditVerdict.PASS,
     )
+
+
+def _look_deeper(
+    console: Console, proof: ProofOfExecution, report: Report, scrutiny: Scrutiny
+) -> Report:
+    """Add what the outputs on disk say, and what comes out of running units again."""
+    if scrutiny.deep is not None:
+        checks = _compare_again(proof, report, scrutiny.deep)
+        if scrutiny.units:
+            checks.append(_run_again(console, proof, report, scrutiny))
+        left = (DEEP_LIMIT, *report.not_checked[1:])
+        report = replace(report, checks=tuple(checks), not_checked=left)
+    return report.tighten() if scrutiny.strict else report
+
+
+def _compare_again(proof: ProofOfExecution, report: Report, folder: Path) -> list[Check]:
+    from gpumarket.adapters.output_rechecks import recheck_outputs
+
+    compared = recheck_outputs(proof, folder)
+    checks = list(report.checks)
+    is_whole = compared.verdict is AuditVerdict.PASS and not compared.remark
+    if is_whole and not has_foreign_differences(proof):
+        # What the verifiers were believed in, that other bytes are within the rule, is shown now.
+        checks = [replace(each, remark="") if each.name == "verifiers" else each for each in checks]
+    return [*checks, compared]
+
+
+def _run_again(
+    console: Console, proof: ProofOfExecution, report: Report, scrutiny: Scrutiny
+) -> Check:
+    from gpumarket.adapters.rerunning import rerun_units
+
+    if scrutiny.deep is None or not _is_order_sound(report):
+        return Check(RE_EXECUTION, AuditVerdict.INCOMPLETE, NOT_RUN)
+    console.note(f"running up to {scrutiny.units} tasks again with the local Docker engine")
+    return rerun_units(proof, scrutiny.deep, count=scrutiny.units)
+
+
+def _is_order_sound(report: Report) -> bool:
+    """Say whether the program and its inputs are those that the requester signed."""
+    checks = [check for check in report.checks if check.name in ("order", "job")]
+    return all(check.verdict is AuditVerdict.PASS for check in checks)
 
 
 def _derive_offline(

@@ -19,7 +19,7 @@ from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import ChainEvidence
 from gpumarket.protocol.header import decode_header_untrusted, encode_header
-from gpumarket.protocol.ids import Address, Hash32, format_hex
+from gpumarket.protocol.ids import Address, Cid, Hash32, format_hex
 from gpumarket.protocol.job import JobSpec, VerifyPolicy
 from gpumarket.protocol.ledger import ROLE_VERIFIER, fold_events, make_evidence
 from gpumarket.protocol.order import Order
@@ -132,9 +132,16 @@ class ProofMaker:
 
     def make_result(self, provider: str, unit: int) -> UnitResult:
         """Return what a provider has for a task: the right output, or a forger's."""
-        honest = make_cid(f"output {unit}")
-        output = make_cid(f"forged {unit}") if provider == FORGER else honest
+        output = self.name_output(provider, unit)
         return factories.make_result(self.order.body, provider, unit=unit, output=output)
+
+    def name_output(self, who: str, unit: int) -> Cid:
+        """Return what a provider or verifier has for a task."""
+        return make_cid(f"forged {unit}" if who == FORGER else f"output {unit}")
+
+    def judge(self, own: Cid, theirs: Cid) -> Verdict:
+        """Return what a verifier says of another's output."""
+        return Verdict.MATCH if own == theirs else Verdict.MISMATCH
 
     def make_document(self, index: int) -> EpochDocument:
         """Return what the commitment of the epoch at `index` names."""
@@ -214,16 +221,20 @@ class ProofMaker:
         self, provider: str, result: UnitResult, who: Sequence[str]
     ) -> list[CheckProof]:
         receipt_hash = factories.make_receipt(result).compute_struct_hash()
-        honest = make_cid(f"output {result.unit}")
-        owns = [factories.make_own_result(result, verifier, output=honest) for verifier in who]
+        owns = [
+            factories.make_own_result(
+                result, verifier, output=self.name_output(verifier, result.unit)
+            )
+            for verifier in who
+        ]
         seals = [factories.make_seal(own, receipt_hash=receipt_hash) for own in owns]
         hashes = tuple(sorted(compute_content_hash(seal) for seal in seals))
         opening = factories.make_opening(result, seal_hashes=hashes)
         signed = sign(opening, provider, domain=self.domain)
-        verdict = Verdict.MATCH if result.output == honest else Verdict.MISMATCH
         checks = []
         for verifier, own, seal in zip(who, owns, seals, strict=True):
             evidence = factories.make_evidence(own, opening)
+            verdict = self.judge(own.output, result.output)
             attestation = factories.make_attestation(
                 evidence, receipt_hash=receipt_hash, verdict=int(verdict)
             )

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from gpumarket.adapters import chain as chain_adapter
+from gpumarket.adapters import rerunning
 from gpumarket.adapters.chain import ChainFact, Rules
 from gpumarket.cli import main as cli_main
+from gpumarket.cli.audit import DEEP_LIMIT
 from gpumarket.protocol.audit import CHECKS, NOT_CHECKED
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash
@@ -22,6 +24,7 @@ from gpumarket.testing import factories
 from gpumarket.testing.factories import change, make_address
 from gpumarket.testing.fake_coordinator import FakeCoordinator
 from gpumarket.testing.proofs import SEED_DELAY, ProofMaker, make_header, make_settled_job
+from gpumarket.testing.stored_outputs import VALUES, plan_job
 
 RPC = "http://127.0.0.1:1/"
 LIAR = "http://127.0.0.1:2/"
@@ -198,6 +201,58 @@ def test_the_proof_of_a_job_is_fetched_and_not_believed(
     code, _, err = run(capsys, "verify", "gm-7f3kq2x4ab", "--rpc", RPC, *FLAGS)
     assert code == 0
     assert f"proof of gm-7f3kq2x4ab from {fake.url}; nothing in it is believed" in err
+
+
+def test_outputs_in_a_folder_are_compared_again(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "outputs"
+    proof, facts = make_settled_job(plan_job(folder))
+    monkeypatch.setitem(globals(), "FACTS", facts)
+    argv = ("verify", save(tmp_path / "proof", proof), "--rpc", RPC, *FLAGS, "--deep", str(folder))
+    number = len(CHECKS) + 1
+    assert run(capsys, *argv[:-2], "--strict")[0] == 11  # matches of other bytes, and no outputs
+    code, out, _ = run(capsys, *argv, "--strict")
+    assert code == 0
+    assert f"{number} PASS  " in out
+    assert "verdicts on this job compared again by its rule json" in out
+    assert f"not checked: {DEEP_LIMIT}" in out
+    assert NOT_CHECKED[0] not in out
+    output = proof.epochs[0].checks[0].opening.body.result.output
+    (folder / output).rename(folder / "elsewhere")
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert "not decided, such as task" in out
+    assert run(capsys, *argv, "--strict")[0] == 11
+
+
+def test_a_verdict_that_the_outputs_contradict_exits_with_10(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "outputs"
+    proof, facts = make_settled_job(
+        plan_job(folder, values={**VALUES, "provider-1": 1.5}, close=0.7)
+    )
+    monkeypatch.setitem(globals(), "FACTS", facts)
+    path = save(tmp_path / "proof", proof)
+    assert run(capsys, "verify", path, "--rpc", RPC, *FLAGS)[0] == 0
+    code, document = run_json(capsys, "verify", path, "--rpc", RPC, *FLAGS, "--deep", str(folder))
+    assert code == 10
+    last = document["data"]["checks"][-1]
+    assert (last["name"], last["verdict"]) == ("comparisons", "FAIL")
+
+
+def test_a_program_that_the_order_does_not_sign_is_not_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(rerunning, "rerun_units", None)
+    lied = change(PROOF, job=change(PROOF.job, command=("other",)))
+    path = save(tmp_path / "lie", lied)
+    argv = ("verify", path, "--rpc", RPC, *FLAGS, "--deep", str(tmp_path), "--reexec")
+    code, out, _ = run(capsys, *argv)
+    assert code == 10
+    assert "nothing was run again" in out
+
+
+def test_runs_need_a_folder_and_a_number_needs_runs(capsys, proof_file, tmp_path):
+    assert run(capsys, "verify", proof_file, "--rpc", RPC, "--reexec")[0] == 2
+    argv = ("verify", proof_file, "--rpc", RPC, "--deep", str(tmp_path), "--units", "2")
+    assert run(capsys, *argv)[0] == 2
+    assert run(capsys, *argv[:-2], "--deep", str(tmp_path / "nowhere"))[0] == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"\xa0", b"{}", b'{"a": ', b"\xff" * 40, b"{" * 9_000])
