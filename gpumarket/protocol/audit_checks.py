@@ -7,6 +7,7 @@ from collections import Counter
 from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.cids import parse_cid
 from gpumarket.protocol.codec import remember_content_hash
+from gpumarket.protocol.comparison import BytesRule
 from gpumarket.protocol.evidence import (
     ChainEvidence,
     CommitFact,
@@ -41,6 +42,7 @@ def check_verifiers(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding
             verdict = _check_verdict(check)
             if check.attestation.body.receipt_hash in own:
                 _check_class(proof, check)
+                _check_exact(proof, check)
                 _check_segments(proof, check, epoch)
             verdicts[verdict] += 1
             differing += verdict is Verdict.MATCH and not _is_same_output(check)
@@ -103,6 +105,13 @@ def _check_class(proof: ProofOfExecution, check: CheckProof) -> None:
     is_mismatch = check.attestation.body.verdict == Verdict.MISMATCH
     is_blame = is_mismatch and proof.job.verify.proves_nothing(own, theirs)
     require(not is_blame, "a mismatch was stated on bytes of another class of machine")
+
+
+def _check_exact(proof: ProofOfExecution, check: CheckProof) -> None:
+    is_exact = isinstance(proof.job.verify.comparison, BytesRule) and not check.evidence.segments
+    is_match = check.attestation.body.verdict == Verdict.MATCH
+    is_wrong = is_match and is_exact and not _is_same_output(check)
+    require(not is_wrong, "a match was stated on outputs of different bytes")
 
 
 def _check_segments(proof: ProofOfExecution, check: CheckProof, epoch: EpochProof) -> None:
