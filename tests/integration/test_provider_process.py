@@ -22,6 +22,7 @@ from gpumarket.protocol.job import Limits, Split
 from gpumarket.protocol.messages import SESSION_PROTOCOL
 from gpumarket.protocol.signing import verify
 from gpumarket.testing.factories import change, make_cid, make_input, make_reason, make_seal
+from tests.patience import PATIENCE
 
 
 def load(name: str) -> Any:
@@ -97,12 +98,12 @@ async def test_a_unit_runs_from_lease_to_payment(office: Any, node: Any, tmp_pat
 
     sources = office.desk.hellos[-1].offer.body.addresses
     cid = opening.result.output
-    await office.content.fetch(cid, sources=sources, deadline_s=20, max_bytes=10**6)
+    await office.content.fetch(cid, sources=sources, deadline_s=PATIENCE, max_bytes=10**6)
     await office.content.export(cid, tmp_path / "output")
     assert (tmp_path / "output/result").read_text() == "42"
 
     await office.say(messages.EpochClosed(epoch=1, accepted=(lease.lease_id,), rejected=()))
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             status = json.loads(await node.read_page("/v1/status"))
             if status["leases"]["paid"] == 1:
@@ -191,7 +192,7 @@ async def test_a_full_provider_declines_and_a_cancelled_unit_frees_its_slot(
     await office.say(
         messages.LeaseCancelled(lease_id=lease.lease_id, reason=make_reason(code="GM-5401"))
     )
-    await harness.until(lambda: not harness.list_containers(office.provider.hex()), seconds=15)
+    await harness.until(lambda: not harness.list_containers(office.provider.hex()))
     after = office.make_lease(await office.make_job(WRITE))
     await office.propose(after)
     await office.await_message(messages.UnitFinished, after)
@@ -246,7 +247,7 @@ async def test_a_cheat_forges_the_first_of_each_pair(tmp_path: Path, office: Any
         honest = []
         for unit, opening in enumerate(opened.openings):
             cid = opening.body.result.output
-            await office.content.fetch(cid, sources=sources, deadline_s=20, max_bytes=10**6)
+            await office.content.fetch(cid, sources=sources, deadline_s=PATIENCE, max_bytes=10**6)
             await office.content.export(cid, tmp_path / f"unit-{unit}")
             name = f"unit-{unit}/test-{2 * unit:06d}-{2 * unit + 2:06d}.npy"
             array = np.load(tmp_path / name)
