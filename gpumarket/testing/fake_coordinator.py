@@ -71,6 +71,8 @@ class FakeCoordinator:
     """Break the event stream after so many events, once for each connection; zero never."""
     connections: int = 0
     proof: bytes = b"\xa0"
+    receipt_queries: list[dict[str, list[str]]] = field(default_factory=list)
+    """What was asked for with each receipt."""
     acceptances: list[Signed[Acceptance]] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     """Providers that are not connected."""
@@ -265,6 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
                 row = {"task": 0, "last_lines": ["second line"], "failure_tails": ["first line\n"]}
                 self._send_json({"data": [row]})
             case ["receipt"]:
+                fake.receipt_queries.append(dict(query))
                 self._send(fake.proof, "application/vnd.ipld.dag-cbor")
             case ["events"] if "text/event-stream" in self.headers.get("Accept", ""):
                 self._stream_events()
