@@ -59,6 +59,22 @@ def recheck_outputs(proof: ProofOfExecution, folder: Path) -> Check:
     return report_comparisons(found, job.verify.comparison.name)
 
 
+def list_missing(proof: ProofOfExecution, folder: Path, *, is_run: bool) -> list[Cid]:
+    """Return what `folder` lacks to compare everything, and if `is_run` to run everything."""
+    shelf, job, wanted = OutputShelf(folder), proof.job, list[Cid]()
+    for check in list_decided(proof):
+        own, theirs = check.evidence.own.output, check.opening.body.result.output
+        audit = check.evidence.segments
+        if audit is not None:
+            ends = list_needed(audit.states, audit.drawn)
+            wanted += [own, *(audit.states[index].folder for index in ends)]
+        elif own != theirs or is_run:
+            wanted += [own] * (own != theirs) + [theirs]
+    if is_run:
+        wanted += [job.image.archive, *(item.cid for item in job.inputs)]
+    return [cid for cid in dict.fromkeys(wanted) if not shelf.has(cid)]
+
+
 def _recheck(check: CheckProof, job: JobSpec, shelf: OutputShelf) -> Rechecked:
     own, theirs = check.evidence.own, check.opening.body.result
     if own.exit_code != 0:
@@ -87,7 +103,7 @@ def _compare(check: CheckProof, job: JobSpec, shelf: OutputShelf) -> Outcome:
                 return _compare_segments(check, job, opened, Path(name))
             mine = opened.write_folder(own.output, "own")
             other = opened.write_folder(theirs.output, "theirs")
-            return compare_folders(mine, other, rule, write_base(job, rule, opened))
+            return compare_folders(mine, other, rule, base=write_base(job, rule, opened))
         finally:
             opened.close()
 

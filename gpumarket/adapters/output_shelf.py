@@ -30,6 +30,11 @@ class OutputShelf:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def has(self, cid: Cid) -> bool:
+        """Say whether something stands under a CID, whatever it is."""
+        name = format_cid(parse_cid(cid))
+        return (self._folder / name).exists() or (self._folder / f"{name}.car").exists()
+
     def load(self, cid: Cid, put_block: PutBlock, *, bytes_max: int) -> None:
         """
         Give all blocks of a CID to `put_block`.

@@ -94,7 +94,7 @@ def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--deep",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=click.Path(path_type=Path),
         metavar="DIR",
         help="Compare the outputs again, which lie in DIR by CID.",
     )
@@ -110,6 +110,8 @@ def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
         units: int | None,
         **options: Any,
     ) -> Any:
+        if deep is not None and not deep.is_dir():
+            raise InvalidInput(f"there is no folder {deep}", code="GM-1301")
         if deep is None and reexec:
             raise InvalidInput("--reexec needs --deep DIR with the image and the inputs")
         if units is not None and not reexec:
@@ -174,12 +176,21 @@ def _look_deeper(
 ) -> Report:
     """Add what the outputs on disk say, and what comes out of running units again."""
     if scrutiny.deep is not None:
+        _note_missing(console, proof, scrutiny.deep, is_run=scrutiny.units > 0)
         checks = _compare_again(proof, report, scrutiny.deep)
         if scrutiny.units:
             checks.append(_run_again(console, proof, report, scrutiny))
         left = (DEEP_LIMIT, *report.not_checked[1:])
         report = replace(report, checks=tuple(checks), not_checked=left)
     return report.tighten() if scrutiny.strict else report
+
+
+def _note_missing(console: Console, proof: ProofOfExecution, folder: Path, *, is_run: bool) -> None:
+    from gpumarket.adapters.output_rechecks import list_missing
+
+    with suppress(GpuMarketError):  # a CID that is none is a fault that the report names
+        for cid in list_missing(proof, folder, is_run=is_run):
+            console.note(f"not in {folder}: {cid}")
 
 
 def _compare_again(proof: ProofOfExecution, report: Report, folder: Path) -> list[Check]:

@@ -218,8 +218,8 @@ def test_outputs_in_a_folder_are_compared_again(capsys, tmp_path, monkeypatch):
     assert NOT_CHECKED[0] not in out
     output = proof.epochs[0].checks[0].opening.body.result.output
     (folder / output).rename(folder / "elsewhere")
-    code, out, _ = run(capsys, *argv)
-    assert code == 0
+    code, out, err = run(capsys, *argv)
+    assert (code, err) == (0, f"not in {folder}: {output}\n")
     assert "not decided, such as task" in out
     assert run(capsys, *argv, "--strict")[0] == 11
 
@@ -252,7 +252,7 @@ def test_runs_need_a_folder_and_a_number_needs_runs(capsys, proof_file, tmp_path
     assert run(capsys, "verify", proof_file, "--rpc", RPC, "--reexec")[0] == 2
     argv = ("verify", proof_file, "--rpc", RPC, "--deep", str(tmp_path), "--units", "2")
     assert run(capsys, *argv)[0] == 2
-    assert run(capsys, *argv[:-2], "--deep", str(tmp_path / "nowhere"))[0] == 2
+    assert run(capsys, *argv[:-2], "--deep", str(tmp_path / "nowhere"))[0] == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"\xa0", b"{}", b'{"a": ', b"\xff" * 40, b"{" * 9_000])
