@@ -453,8 +453,8 @@ def _resolve_comparison(entry: str | Mapping[str, Any]) -> Comparison:
     for key in sorted(fields.keys() - {*RULES[name].__struct_fields__}):
         having = [rule for rule, kind in RULES.items() if key in kind.__struct_fields__]
         raise InvalidInput(f"verify.compare: {key} needs  as: {' or '.join(having)}")
-    if name == "program" and "command" not in fields:
-        raise InvalidInput("verify.compare: as: program needs a command")
+    if name in ("program", "llm") and "command" not in fields:
+        raise InvalidInput(f"verify.compare: as: {name} needs a command")
     decimals = {key: to_decimal_text(fields[key]) for key in fields.keys() & DECIMAL_FIELDS}
     if "calibration" in fields:
         fields["calibration"] = fields["calibration"].removeprefix(_IPFS_SCHEME)

@@ -10,16 +10,20 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from gpumarket.adapters.content import ContentStore
+from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.output_files import (
     OUTPUT_BYTES_MAX,
     SENTENCE_CHARS_MAX,
     compare_by_name,
     compare_folders,
+    compare_tokens,
+    judge_replay,
     read_comparator,
 )
 from gpumarket.adapters.unit_runner import UnitRunner
@@ -27,6 +31,7 @@ from gpumarket.comparing.judging import Outcome
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.comparison import (
     Comparison,
+    LlmRule,
     NpyRule,
     ProgramRule,
     SafetensorsRule,
@@ -59,10 +64,11 @@ async def compare(effect: CompareOutputs, bench: Bench) -> Outcome:
         async with _put_on_disk(effect, bench) as (own_folder, their_folder):
             if isinstance(rule, ProgramRule):
                 return await _run_comparator(effect, bench, (own_folder, their_folder))
+            if isinstance(rule, LlmRule):
+                return await _compare_tokens(effect, bench, rule, (own_folder, their_folder))
             base = await _find_base(effect, bench, rule)
-            return await trio.to_thread.run_sync(
-                compare_folders, own_folder, their_folder, rule, base
-            )
+            find = partial(compare_folders, own_folder, their_folder, rule, base=base)
+            return await trio.to_thread.run_sync(find)
     except (GpuMarketError, MemoryError) as error:
         text = f"the outputs could not be compared: {str(error)[:SENTENCE_CHARS_MAX]}"
         return Outcome(Verdict.INCONCLUSIVE, rule.name, text)
@@ -106,20 +112,45 @@ async def _find_base(effect: CompareOutputs, bench: Bench, rule: Comparison) -> 
     return bench.runner.find_input(found[0])
 
 
+async def _compare_tokens(
+    effect: CompareOutputs, bench: Bench, rule: LlmRule, folders: tuple[Path, Path]
+) -> Outcome:
+    is_same_class = effect.own.repro_class == effect.theirs.repro_class
+    own, theirs = folders
+    find = partial(compare_tokens, own, theirs, rule, is_same_class=is_same_class)
+    found = await trio.to_thread.run_sync(find)
+    if found is not None:
+        return found
+    written = own.parent / "replay"
+    result = await _run_command(effect, bench, folders, written=written)
+    judge = partial(judge_replay, result, written=written, theirs=theirs, rule=rule)
+    return await trio.to_thread.run_sync(judge)
+
+
 async def _run_comparator(
     effect: CompareOutputs, bench: Bench, folders: tuple[Path, Path]
 ) -> Outcome:
+    return read_comparator(await _run_command(effect, bench, folders))
+
+
+async def _run_command(
+    effect: CompareOutputs,
+    bench: Bench,
+    folders: tuple[Path, Path],
+    *,
+    written: Path | None = None,
+) -> RunResult:
     request = effect.request
     await _prepare(request.job, effect, bench)
-    result = await bench.runner.run_comparator(
+    return await bench.runner.run_comparator(
         request.job,
         request.unit,
         name=f"compare-{request.receipt_hash.hex()}",
         job_id=make_job_id(request.order_hash),
         own=folders[0],
         theirs=folders[1],
+        written=written,
     )
-    return read_comparator(result)
 
 
 async def _prepare(job: JobSpec, effect: CompareOutputs, bench: Bench) -> None:

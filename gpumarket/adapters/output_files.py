@@ -12,8 +12,9 @@ from pathlib import Path
 from gpumarket.adapters.execution import RunResult
 from gpumarket.comparing.folder import compare_outputs
 from gpumarket.comparing.judging import Outcome
+from gpumarket.comparing.llm import compare_before_replay, compare_replay
 from gpumarket.protocol.attestation import Verdict
-from gpumarket.protocol.comparison import BytesRule, Comparison
+from gpumarket.protocol.comparison import BytesRule, Comparison, LlmRule
 from gpumarket.protocol.errors import ContentError
 from gpumarket.protocol.ids import Cid
 
@@ -77,13 +78,29 @@ def compare_by_name(own: Cid, theirs: Cid, rule: Comparison) -> Outcome | None:
     return None
 
 
-def compare_folders(own: Path, theirs: Path, rule: Comparison, base: Path | None) -> Outcome:
+def compare_folders(own: Path, theirs: Path, rule: Comparison, *, base: Path | None) -> Outcome:
     """Compare two folders of plain files by a rule; `base` is the file or folder it names."""
     files = FolderFiles(own)
     started: Mapping[str, bytes] | None = None
     if base is not None:
         started = FolderFiles(base) if base.is_dir() else OneFile(base, list(files))
     return compare_outputs(files, FolderFiles(theirs), rule, base=started)
+
+
+def compare_tokens(
+    own: Path, theirs: Path, rule: LlmRule, *, is_same_class: bool
+) -> Outcome | None:
+    """Compare two outputs of a language model; None where the second must be replayed first."""
+    files = FolderFiles(own), FolderFiles(theirs)
+    return compare_before_replay(*files, rule, is_same_class=is_same_class)
+
+
+def judge_replay(result: RunResult, *, written: Path, theirs: Path, rule: LlmRule) -> Outcome:
+    """Compare an output with what its replay wrote; a replay that did not end well says nothing."""
+    if not result.is_success:
+        text = f"the job's replay exited with {result.exit_code}"
+        return Outcome(Verdict.INCONCLUSIVE, rule.name, text)
+    return compare_replay(FolderFiles(written), FolderFiles(theirs), rule)
 
 
 def read_comparator(result: RunResult) -> Outcome:

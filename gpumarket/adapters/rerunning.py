@@ -20,10 +20,13 @@ import trio
 from gpumarket.adapters.blockstore import FileBlockStore
 from gpumarket.adapters.class_probe import probe_repro_class
 from gpumarket.adapters.content import EmbeddedNode
+from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.output_files import (
     OUTPUT_BYTES_MAX,
     compare_by_name,
     compare_folders,
+    compare_tokens,
+    judge_replay,
     read_comparator,
 )
 from gpumarket.adapters.output_shelf import OVERHEAD_BYTES, OutputShelf
@@ -35,7 +38,7 @@ from gpumarket.comparing.judging import Outcome, judge
 from gpumarket.comparing.rechecking import Rerun, SampledUnit, list_sampled, report_runs
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.cids import parse_cid
-from gpumarket.protocol.comparison import NpyRule, ProgramRule, SafetensorsRule
+from gpumarket.protocol.comparison import LlmRule, NpyRule, ProgramRule, SafetensorsRule
 from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput, SandboxError
 from gpumarket.protocol.evidence import Check
 from gpumarket.protocol.ids import Cid, make_job_id
@@ -179,22 +182,41 @@ async def _compare(sampled: SampledUnit, bench: Bench, own: Path) -> Outcome:
     if not theirs.is_dir():
         raise ContentError(f"{sampled.output} is a file, and an output is a folder")
     if isinstance(rule, ProgramRule):
-        return await _run_comparator(sampled, bench, own=own, theirs=theirs)
-    return await trio.to_thread.run_sync(compare_folders, own, theirs, rule, _find_base(bench))
+        return read_comparator(await _run_command(sampled, bench, own=own, theirs=theirs))
+    if isinstance(rule, LlmRule):
+        return await _compare_tokens(sampled, bench, rule, folders=(own, theirs))
+    find = partial(compare_folders, own, theirs, rule, base=_find_base(bench))
+    return await trio.to_thread.run_sync(find)
 
 
-async def _run_comparator(
-    sampled: SampledUnit, bench: Bench, *, own: Path, theirs: Path
+async def _compare_tokens(
+    sampled: SampledUnit, bench: Bench, rule: LlmRule, *, folders: tuple[Path, Path]
 ) -> Outcome:
-    result = await bench.runner.run_comparator(
+    own, theirs = folders
+    own_class = await trio.to_thread.run_sync(probe_repro_class)
+    is_same_class = own_class == sampled.repro_class
+    find = partial(compare_tokens, own, theirs, rule, is_same_class=is_same_class)
+    found = await trio.to_thread.run_sync(find)
+    if found is not None:
+        return found
+    written = bench.folder / f"replay-{secrets.token_hex(8)}"
+    result = await _run_command(sampled, bench, own=own, theirs=theirs, written=written)
+    judge_it = partial(judge_replay, result, written=written, theirs=theirs, rule=rule)
+    return await trio.to_thread.run_sync(judge_it)
+
+
+async def _run_command(
+    sampled: SampledUnit, bench: Bench, *, own: Path, theirs: Path, written: Path | None = None
+) -> RunResult:
+    return await bench.runner.run_comparator(
         bench.proof.job,
         sampled.unit,
         name=secrets.token_hex(16),
         job_id=make_job_id(bench.proof.order.body.compute_struct_hash()),
         own=own,
         theirs=theirs,
+        written=written,
     )
-    return read_comparator(result)
 
 
 def _find_base(bench: Bench) -> Path | None:

@@ -30,7 +30,7 @@ from gpumarket.adapters.execution import (
     RunResult,
     Sandbox,
 )
-from gpumarket.protocol.comparison import OWN_PATH, THEIRS_PATH, ProgramRule
+from gpumarket.protocol.comparison import OWN_PATH, THEIRS_PATH, LlmRule, ProgramRule
 from gpumarket.protocol.errors import ContentError, LocalProtocolError, SandboxError
 from gpumarket.protocol.ids import Cid
 from gpumarket.protocol.job import CheckpointPlan, JobSpec, make_unit_env
@@ -147,17 +147,30 @@ class UnitRunner:
         )
 
     async def run_comparator(
-        self, job: JobSpec, unit: int, *, name: str, job_id: str, own: Path, theirs: Path
+        self,
+        job: JobSpec,
+        unit: int,
+        *,
+        name: str,
+        job_id: str,
+        own: Path,
+        theirs: Path,
+        written: Path | None = None,
     ) -> RunResult:
-        """Run the comparator of a `program` rule on two exported outputs, as the job itself is."""
+        """
+        Run the command of a `program` or `llm` rule on two exported outputs, as the job itself is.
+
+        What it writes to the job's output path comes into `written`, an empty folder, if given.
+        """
         rule = job.verify.comparison
-        if not isinstance(rule, ProgramRule):
+        if not isinstance(rule, ProgramRule | LlmRule):
             raise LocalProtocolError(f"the rule {rule.name} has no comparator to run")
-        folder = self._runs / name
+        folder = written or self._runs / name
         await trio.to_thread.run_sync(self._make_run_folder, folder)
         request = make_request(
             job, unit, name=name, job_id=job_id, inputs=self._inputs, output_folder=folder
         )
+        request = replace(request, env={**request.env, **self._emulation})
         outputs = []
         for path, place in ((own, OWN_PATH), (theirs, THEIRS_PATH)):
             await trio.to_thread.run_sync(_make_readable, path)
@@ -167,7 +180,8 @@ class UnitRunner:
                 replace(request, argv=rule.command, inputs=(*request.inputs, *outputs))
             )
         finally:
-            await trio.to_thread.run_sync(_remove_tree, folder)
+            if written is None:
+                await trio.to_thread.run_sync(_remove_tree, folder)
 
     async def store(self, name: str) -> tuple[Cid, int]:
         """Add a run's output to the content store and pin it; returns its CID and file bytes."""

@@ -23,6 +23,7 @@ from gpumarket.protocol.comparison import (
     Comparison,
     ImageRule,
     JsonRule,
+    LlmRule,
     ProgramRule,
 )
 from gpumarket.protocol.errors import InvalidInput
@@ -230,6 +231,11 @@ def format_rule(rule: Comparison) -> str:
             return "means the same bytes; machines of different kinds decide nothing"
         case ProgramRule():
             return f"means that your comparator says so: {' '.join(rule.command)}"
+        case LlmRule():
+            return (
+                f"means that your replay ({' '.join(rule.command)}) finds a mean margin up to "
+                f"{rule.margin_max} and fingerprints within {rule.distance_max}"
+            ) + ("; the same tokens within a class" if rule.exact_in_class else "")
         case ImageRule():
             text = (
                 f"SSIM of the worst place from {rule.ssim_min} on, "

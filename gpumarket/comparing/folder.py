@@ -25,6 +25,7 @@ from gpumarket.protocol.comparison import (
     Comparison,
     ImageRule,
     JsonRule,
+    LlmRule,
     NpyRule,
     ProgramRule,
     SafetensorsRule,
@@ -63,8 +64,9 @@ def compare_outputs(
     """
     Compare two output folders, file name to bytes; each file is asked for once.
 
-    `base` has the files that the rule's base names, under the names of the outputs. A `program`
-    rule is not for here, except where all files are equal. The sentence names the deciding file.
+    `base` has the files that the rule's base names, under the names of the outputs. The rules
+    `program` and `llm` are not for here, except where all files are equal. The sentence names the
+    deciding file.
     """
     if own.keys() != theirs.keys():
         odd = min(own.keys() ^ theirs.keys())
@@ -84,6 +86,8 @@ def _compare_file(
     is_equal, sentence = compare_bytes(own, theirs)
     if is_equal:
         return Outcome(Verdict.MATCH, "bytes", f"{_show(name)}: {sentence}")
+    if isinstance(rule, LlmRule):
+        return _give_up(rule, f"{_show(name)} {sentence}: its tokens must be replayed")
     if isinstance(rule, BytesRule | ProgramRule) or not fnmatchcase(name, rule.files):
         return _differ("bytes", f"{_show(name)} {sentence}")
     comparator = COMPARATORS[type(rule)]

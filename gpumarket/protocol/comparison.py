@@ -22,6 +22,12 @@ OWN_PATH = "/own"
 """Where the comparator of a `program` rule finds the verifier's output."""
 THEIRS_PATH = "/theirs"
 """Where it finds the provider's."""
+TOKENS_NAME = "tokens.npy"
+"""Where a task under the rule `llm` leaves its tokens: integers [prompts, tokens]."""
+FINGERPRINTS_NAME = "fingerprints.npy"
+"""Where it, and its replay, leaves what it saw: float16 [prompts, tokens, directions]."""
+MARGINS_NAME = "margins.npy"
+"""Where the replay leaves best score - score of the claimed token: floats [prompts, tokens]."""
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?\Z", max_length=32)]
 """A non-negative decimal as text, since documents hold no floats."""
 
@@ -110,7 +116,28 @@ class ProgramRule(_Rule, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     command: Annotated[tuple[ShortText, ...], Meta(min_length=1, max_length=64)]
 
 
-Comparison = BytesRule | NpyRule | SafetensorsRule | JsonRule | ImageRule | ProgramRule
+class LlmRule(_Tolerance, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="llm"):
+    """
+    Tokens sampled with the job's seed from the job's model, by two signals; both must pass.
+
+    The verifier runs `command`, the model's replay, in the job's image and sandbox with the
+    provider's output at `/theirs`. To the job's output path it writes the margins and fingerprints
+    of the tokens it finds there, and every other file of the output as those tokens give it. A
+    token that the model cannot give has an infinite margin. A text that ends early is filled up.
+    """
+
+    command: Annotated[tuple[ShortText, ...], Meta(min_length=1, max_length=64)]
+    margin_max: DecimalText = "0.005"
+    """What the mean margin of the worst 64 tokens of a prompt may be, in units of the scores."""
+    margin_clip: DecimalText = "1"
+    """What one token counts at most."""
+    distance_max: DecimalText = "0.002"
+    """What norm(own - theirs) over norm(own) may be, of the fingerprints of the worst 64 tokens."""
+    exact_in_class: bool = True
+    """Within a reproducibility class the tokens must be the same; false for batching servers."""
+
+
+Comparison = BytesRule | NpyRule | SafetensorsRule | JsonRule | ImageRule | ProgramRule | LlmRule
 RULES: Mapping[str, type[Comparison]] = {
     "bytes": BytesRule,
     "npy": NpyRule,
@@ -118,8 +145,11 @@ RULES: Mapping[str, type[Comparison]] = {
     "json": JsonRule,
     "image": ImageRule,
     "program": ProgramRule,
+    "llm": LlmRule,
 }
-DECIMAL_FIELDS = frozenset({"rtol", "atol", "max_mismatch", "tau", "ssim_min"})
+DECIMAL_FIELDS = frozenset(
+    {"rtol", "atol", "max_mismatch", "tau", "ssim_min", "margin_max", "margin_clip", "distance_max"}
+)
 
 
 # ---- what a tolerance rests on -----------------------------------------------------------------

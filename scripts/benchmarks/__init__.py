@@ -13,6 +13,7 @@ BENCHMARKS: Final = {
     "comparators": "honest noise between machines against the mildest cheats, for each tolerance",
     "detection": "forgeries found by sampling, against theory and against other markets' rules",
     "hardware": "hardware challenges: honest devices beside impostors, and each class's bounds",
+    "llm": "the rule llm: honest machines of other classes against other models and other seeds",
     "gas": "gas of settlement a job, against one token transfer a job",
     "proof": "a proof file of 10,000 tasks: bytes, audit time against sha256, changes it lets pass",
     "job-path": "a job from its submission to its signed result, against plain `docker run`",

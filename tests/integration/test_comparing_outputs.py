@@ -18,7 +18,13 @@ from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.comparing.judging import Outcome
 from gpumarket.protocol.attestation import OwnResult, Verdict
-from gpumarket.protocol.comparison import BytesRule, Comparison, NpyRule, ProgramRule
+from gpumarket.protocol.comparison import (
+    BytesRule,
+    Comparison,
+    LlmRule,
+    NpyRule,
+    ProgramRule,
+)
 from gpumarket.protocol.job import JobSpec, VerifyPolicy
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.receipt import UnitResult
@@ -220,3 +226,38 @@ async def test_a_comparator_that_does_not_end_decides_nothing(market: Market) ->
     rule = ProgramRule(command=("python3", "-c", "while True: pass"))
     found = await market.compare({"x": b"1"}, {"x": b"2"}, rule)
     assert found.verdict is Verdict.INCONCLUSIVE
+
+
+REPLAY = """
+import os, shutil, sys
+assert os.listdir("/out") == [] and os.path.getsize("/in/start.npy") > 8_000
+assert os.listdir("/sys/class/net") == ["lo"]
+data = open("/theirs/tokens.npy", "rb").read()
+number = data[-4]
+if number == 9:
+    sys.exit(1)
+shutil.copy("/own/fingerprints.npy", "/out/fingerprints.npy")
+header = data[:128].replace(b"<i4", b"<f4")
+margin = {1: b"\\0\\0\\0\\0", 2: b"\\0\\0\\x80\\x3f"}[number]
+open("/out/margins.npy", "wb").write(header + margin)
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "verdict"),
+    [(1, Verdict.MATCH), (2, Verdict.MISMATCH), (9, Verdict.INCONCLUSIVE)],
+)
+async def test_claimed_tokens_are_replayed_in_the_sandbox_and_judged_here(
+    market: Market, token: int, verdict: Verdict
+) -> None:
+    def make(number: int) -> Files:
+        prints = np.ones((1, 1, 4), np.float16)
+        tokens = np.array([[number]], np.int32)
+        return {"tokens.npy": an_npy(tokens), "fingerprints.npy": an_npy(prints)}
+
+    rule = LlmRule(command=("python3", "-c", REPLAY), exact_in_class=False)
+    found = await market.compare(make(0), make(token), rule)
+    assert (found.verdict, found.rule) == (verdict, "llm"), found.sentence
+    exact = await market.compare(make(0), make(token), change(rule, exact_in_class=True))
+    assert exact.verdict is Verdict.MISMATCH
+    assert "same class" in exact.sentence

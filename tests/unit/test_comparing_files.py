@@ -32,6 +32,7 @@ from gpumarket.protocol.comparison import (
     Comparison,
     ImageRule,
     JsonRule,
+    LlmRule,
     Noise,
     NpyRule,
     ProgramRule,
@@ -249,8 +250,8 @@ def test_similarity_is_one_for_itself_and_what_the_definition_says() -> None:
 # ---- folders -----------------------------------------------------------------------------------
 
 
-def test_every_rule_but_two_has_a_comparator() -> None:
-    rules = {*RULES.values()} - {BytesRule, ProgramRule}
+def test_every_rule_that_looks_at_one_file_at_a_time_has_a_comparator() -> None:
+    rules = {*RULES.values()} - {BytesRule, ProgramRule, LlmRule}
     assert set(COMPARATORS) == rules
     for name, kind in RULES.items():
         assert kind.__struct_config__.tag == name

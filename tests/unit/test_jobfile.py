@@ -20,6 +20,7 @@ from gpumarket.protocol.comparison import (
     Comparison,
     ImageRule,
     JsonRule,
+    LlmRule,
     NpyRule,
     ProgramRule,
     SafetensorsRule,
@@ -398,6 +399,10 @@ def read_rule(text: str) -> Comparison:
         ("{as: json, atol: 1.0e-9}", JsonRule(atol="0.000000001")),
         ("{as: image, files: '*.jpg', ssim_min: 0.9}", ImageRule(files="*.jpg", ssim_min="0.9")),
         ("{as: program, command: [python3, same.py]}", ProgramRule(command=("python3", "same.py"))),
+        (
+            "{as: llm, command: [replay], margin_max: 1e-2, exact_in_class: false}",
+            LlmRule(command=("replay",), margin_max="0.01", exact_in_class=False),
+        ),
         (f"{{as: json, calibration: 'ipfs://{CID}'}}", JsonRule(calibration=CID)),
     ],
 )
@@ -411,6 +416,7 @@ def test_a_rule_arrives_with_its_published_defaults(text: str, rule: Comparison)
         ("{as: json, tau: 0.1}", "as: npy or safetensors"),
         ("{as: bytes, rtol: 0.1}", "rtol needs"),
         ("{as: program}", "needs a command"),
+        ("{as: llm}", "as: llm needs a command"),
         ("{as: npy, command: [x]}", "command needs  as: program"),
         ("{as: npy, base: nothing}", "names 'nothing', but the inputs are: texts"),
         ("{as: npy, rtol: 1.0e-40}", "rtol"),
@@ -439,8 +445,9 @@ def test_a_comparators_own_places_are_free_of_inputs() -> None:
 def test_every_rule_is_told_in_words() -> None:
     program = ProgramRule(command=("same", "-v"))
     rules: tuple[Comparison, ...] = (
-        BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule(), program,
-    )  # fmt: skip
+        *(BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule()),
+        *(LlmRule(command=("replay",)), program),
+    )
     texts = [format_rule(rule) for rule in rules]
     assert len({*texts}) == len(RULES)
     assert "0.0001 of the change from 'start'" in texts[1]
