@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpumarket.adapters.checkpoints import judge_stored
-from gpumarket.adapters.output_files import OUTPUT_BYTES_MAX, compare_by_name, compare_folders
+from gpumarket.adapters.output_files import (
+    OUTPUT_BYTES_MAX,
+    compare_by_name,
+    compare_folders,
+    compare_tokens,
+)
 from gpumarket.adapters.output_shelf import OVERHEAD_BYTES, BlockSpool, OutputShelf
 from gpumarket.adapters.trees import export_tree
 from gpumarket.comparing.judging import Outcome, judge
 from gpumarket.comparing.rechecking import Rechecked, list_decided, report_comparisons
 from gpumarket.comparing.segments import list_needed
 from gpumarket.protocol.cids import parse_cid
-from gpumarket.protocol.comparison import Comparison, NpyRule, ProgramRule, SafetensorsRule
+from gpumarket.protocol.comparison import Comparison, LlmRule, NpyRule, ProgramRule, SafetensorsRule
 from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput
 from gpumarket.protocol.evidence import Check
 from gpumarket.protocol.ids import Cid
@@ -103,9 +108,19 @@ def _compare(check: CheckProof, job: JobSpec, shelf: OutputShelf) -> Outcome:
                 return _compare_segments(check, job, opened, Path(name))
             mine = opened.write_folder(own.output, "own")
             other = opened.write_folder(theirs.output, "theirs")
+            if isinstance(rule, LlmRule):
+                return _compare_tokens(check, mine, other, rule)
             return compare_folders(mine, other, rule, base=write_base(job, rule, opened))
         finally:
             opened.close()
+
+
+def _compare_tokens(check: CheckProof, own: Path, theirs: Path, rule: LlmRule) -> Outcome:
+    is_same = check.evidence.own.repro_class == check.opening.body.result.repro_class
+    found = compare_tokens(own, theirs, rule, is_same_class=is_same)
+    if found is None:
+        raise InvalidInput("the tokens differ and must be replayed, which a program does")
+    return found
 
 
 def _compare_segments(check: CheckProof, job: JobSpec, opened: Opened, folder: Path) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpumarket.adapters import output_shelf
@@ -21,7 +22,7 @@ from gpumarket.comparing.rechecking import (
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.car import encode_car
 from gpumarket.protocol.cids import format_cid, parse_cid
-from gpumarket.protocol.comparison import ProgramRule
+from gpumarket.protocol.comparison import LlmRule, ProgramRule
 from gpumarket.protocol.errors import ContentError
 from gpumarket.protocol.evidence import AuditVerdict, Check
 from gpumarket.protocol.ids import Cid
@@ -134,6 +135,33 @@ def test_other_bytes_of_another_job_stay_unproven(tmp_path):
     assert not has_foreign_differences(proof)
     body = change(proof.order.body, max_fee=1)
     assert has_foreign_differences(change(proof, order=change(proof.order, body=body)))
+
+
+@pytest.mark.parametrize(
+    ("their_class", "expected", "text"),
+    [("class", FAIL, "a machine of the same class"), ("other", INCOMPLETE, "must be replayed")],
+)
+def test_tokens_are_compared_as_far_as_no_model_is_needed(tmp_path, their_class, expected, text):
+    proof = settle(tmp_path / "shelf", LlmRule(command=("replay",)))
+    first = next(each for each in proof.epochs[0].checks if each.attestation.body.verdict == MATCH)
+    cids = []
+    for name, token in (("own", 1), ("theirs", 2)):
+        made = tmp_path / name
+        made.mkdir()
+        np.save(made / "tokens.npy", np.full((1, 80), token, np.int32))
+        np.save(made / "fingerprints.npy", np.ones((1, 80, 4), np.float16))
+        cids.append(format_cid(TreeAdder(lambda _block: None).add_directory(made).cid))
+        made.rename(tmp_path / "shelf" / cids[-1])
+    own = change(first.evidence.own, output=cids[0], repro_class=make_hash("class"))
+    result = change(first.opening.body.result, output=cids[1], repro_class=make_hash(their_class))
+    check = change(
+        first,
+        evidence=change(first.evidence, own=own),
+        opening=change(first.opening, body=change(first.opening.body, result=result)),
+    )
+    epoch = change(proof.epochs[0], checks=(check,))
+    found = recheck_outputs(change(proof, epochs=(epoch,)), tmp_path / "shelf")
+    assert (found.verdict, text in found.text) == (expected, True), found
 
 
 # ---- hostile folders -----------------------------------------------------------------------
