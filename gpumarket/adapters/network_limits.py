@@ -32,6 +32,8 @@ class NetworkLimits:
     gossip_messages_burst: int = 200
     gossip_inbox_messages_max: int = 256
     gossip_topics_per_peer_max: int = 32
+    gossip_reminder_seconds: float = 30.0
+    """Until neighbors are told again what we subscribe to."""
     restarts_max: int = 5
     restart_window_seconds: float = 600.0
     restart_pause_seconds: float = 0.5

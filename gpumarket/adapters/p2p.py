@@ -257,9 +257,21 @@ async def _run_node(
             async with background_trio_service(pubsub), background_trio_service(router):
                 await pubsub.wait_until_ready()
                 await enter(node)
-                await trio.sleep_forever()
+                await _remind(pubsub, limits.gossip_reminder_seconds)
         finally:
             await node.close_sockets()
+
+
+async def _remind(pubsub: Any, pause_seconds: float) -> None:
+    """
+    Tell all neighbors again and again what we subscribe to, until cancelled.
+
+    libp2p says it once a connection. A neighbor that learns late that our connection before broke
+    forgets with it what the new one said, and would never give us a message again.
+    """
+    while True:
+        await trio.sleep(pause_seconds)
+        await pubsub.message_all_peers(pubsub.get_hello_packet().SerializeToString())
 
 
 def _build_host(key_pair: KeyPair, limits: NetworkLimits) -> Any:

@@ -338,7 +338,10 @@ async def test_a_dead_host_is_replaced_with_its_handlers_and_address() -> None:
         while True:
             await session.send(await session.receive())
 
-    async with open_ours(restart_pause_seconds=0.1) as ours, open_ours() as theirs:
+    async with (
+        open_ours(restart_pause_seconds=0.1, gossip_reminder_seconds=0.5) as ours,
+        open_ours() as theirs,
+    ):
         ours.serve(ECHO, echo)
         inbox = await ours.subscribe(TOPIC, lambda *_: True)
         session = await theirs.dial(ours.addresses[0], ECHO)
