@@ -43,6 +43,7 @@ from gpumarket.protocol.settlement import (
     pack_lanes,
 )
 from gpumarket.protocol.signing import Domain, Signed, keccak256
+from gpumarket.protocol.training import SegmentAudit
 from gpumarket.testing import factories
 from gpumarket.testing.factories import NOW, make_address, make_cid, make_hash, sign
 
@@ -193,7 +194,8 @@ class ProofMaker:
                 receipt_hash = factories.make_receipt(result).compute_struct_hash()
                 if place in drawn:
                     who = self.choose_verifiers(seed, result, receipt_hash)
-                    checks += self._make_checks(each.provider, result, who)
+                    segments = self.find_segments(seed, result, receipt_hash)
+                    checks += self._make_checks(each.provider, result, who, segments)
                 else:
                     opening = factories.make_opening(result)
                     openings.append(sign(opening, each.provider, domain=self.domain))
@@ -217,8 +219,18 @@ class ProofMaker:
         """Return who checks a result: always the first, whoever the seed draws."""
         return self.verifiers[:1]
 
+    def find_segments(
+        self, _seed: Hash32, _result: UnitResult, _receipt_hash: Hash32
+    ) -> SegmentAudit | None:
+        """Return what a verdict on a training task rests on: nothing, as this is none."""
+        return None
+
     def _make_checks(
-        self, provider: str, result: UnitResult, who: Sequence[str]
+        self,
+        provider: str,
+        result: UnitResult,
+        who: Sequence[str],
+        segments: SegmentAudit | None,
     ) -> list[CheckProof]:
         receipt_hash = factories.make_receipt(result).compute_struct_hash()
         owns = [
@@ -233,7 +245,7 @@ class ProofMaker:
         signed = sign(opening, provider, domain=self.domain)
         checks = []
         for verifier, own, seal in zip(who, owns, seals, strict=True):
-            evidence = factories.make_evidence(own, opening)
+            evidence = factories.make_evidence(own, opening, segments=segments)
             verdict = self.judge(own.output, result.output)
             attestation = factories.make_attestation(
                 evidence, receipt_hash=receipt_hash, verdict=int(verdict)

@@ -25,11 +25,11 @@ from gpumarket.protocol.training import (
     compute_tensors_root,
     count_segments,
     draw_segments,
-    find_step,
     list_chunk_hashes,
     make_claim,
     make_starts,
 )
+from gpumarket.testing.chains import make_states
 from gpumarket.testing.factories import make_address, make_cid, make_hash
 
 START = compute_chain_start(make_hash("job"), 0)
@@ -46,29 +46,7 @@ NORMS = st.lists(st.integers(0, 50), min_size=100, max_size=100)
 
 
 def make_chain(plan: CheckpointPlan, norms: list[int] | None = None) -> tuple[SegmentState, ...]:
-    states: list[SegmentState] = []
-    chain = START
-    for index in range(count_segments(plan) + 1):
-        state = SegmentState(
-            order_hash=make_hash("order"),
-            unit=0,
-            provider=make_address("provider"),
-            repro_class=make_hash("class"),
-            index=index,
-            step_from=find_step(plan, max(0, index - 1)),
-            step_to=find_step(plan, index),
-            folder=make_cid(f"checkpoint {index}"),
-            model_root=make_hash(f"model {index}"),
-            optimizer_root=make_hash(f"optimizer {index}"),
-            rng_root=make_hash(f"rng {index}"),
-            cursor=index,
-            loss=f"{1 + index / 8}",
-            update_norm=str(norms[index % 100]) if norms and index else "0",
-            previous=chain,
-        )
-        states.append(state)
-        chain = state.compute_chain()
-    return tuple(states)
+    return make_states(plan, start=START, norms=norms or (0,))
 
 
 def check(states: tuple[SegmentState, ...], plan: CheckpointPlan, claim: TrainingClaim) -> None:
