@@ -31,6 +31,7 @@ from gpumarket.protocol.receipt import ProviderRoot, Receipt, UnitResult, comput
 from gpumarket.protocol.sampling import compute_seed
 from gpumarket.protocol.settlement import Bill
 from gpumarket.protocol.signing import keccak256
+from gpumarket.protocol.training import SegmentAudit, TrainingClaim
 from gpumarket.protocol.units import Amount, Timestamp, compute_price
 from gpumarket.testing.factories import (
     ANYWHERE,
@@ -83,6 +84,8 @@ class PlayedProvider:
     keeps_approvals: bool = True
     approvals: list[Approval] = field(default_factory=list)
     leases: dict[Hash32, LeaseOffer] = field(default_factory=dict)
+    claims: dict[Hash32, TrainingClaim] = field(default_factory=dict)
+    """By lease of a training task: what its result says of its chain."""
     results: dict[Hash32, UnitResult] = field(default_factory=dict)
     receipts: dict[Hash32, Receipt] = field(default_factory=dict)
 
@@ -104,6 +107,7 @@ class PlayedProvider:
             repro_class=make_hash("class"),
             duration_ms=DURATION_MS,
             salt=make_hash(f"salt {self.name} {lease.unit} {lease.attempt}"),
+            training=self.claims.get(lease.lease_id),
         )
         price = compute_price(
             duration_ms=DURATION_MS,
@@ -170,6 +174,8 @@ class PlayedVerifier:
     payout: str = ""
     """Whose address its claims go to; empty is its own."""
     own: dict[Hash32, OwnResult] = field(default_factory=dict)
+    drawn: dict[Hash32, tuple[int, ...]] = field(default_factory=dict)
+    """By receipt of a training task: the segments that it was asked to do again."""
 
     @property
     def address(self) -> Address:
@@ -187,6 +193,8 @@ class PlayedVerifier:
             nonce=make_hash(f"nonce {self.name}"),
         )
         self.own[request.receipt_hash] = own
+        if request.segments:
+            self.drawn[request.receipt_hash] = tuple(each.index for each in request.segments)
         seal = Seal(
             order_hash=request.order_hash,
             unit=request.unit,
@@ -202,9 +210,11 @@ class PlayedVerifier:
         is_same = own.output == opening.result.output or self.approves_all
         is_foreign = own.repro_class != opening.result.repro_class
         different = Verdict.INCONCLUSIVE if is_foreign else Verdict.MISMATCH
+        drawn = self.drawn.get(opening.receipt_hash)
         evidence = Evidence(
             own=own,
             opening_hash=compute_content_hash(opening),
+            segments=None if drawn is None else SegmentAudit(states=shown.states, drawn=drawn),
             comparison="bytes: equal" if is_same else "bytes: result.bin differs",
         )
         attestation = Attestation(
