@@ -299,6 +299,15 @@ def make_kept(market, index):
     return next(iter(market.state.leases.values())).segments[index].body
 
 
+def test_checkpoints_told_of_while_one_is_fetched_do_not_count_with_it(market, job):
+    tell(market)
+    tell(market)
+    keep(market, 0)
+    assert [signed.body.index for signed in job.units[0].segments] == [0]
+    keep(market, 1)
+    assert [signed.body.index for signed in job.units[0].segments] == [0, 1]
+
+
 def test_a_checkpoint_is_told_of_once(market, job):
     train(market, 2)
     keep(market, 1)
