@@ -88,8 +88,8 @@ def check_claim(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
         require(stated in (None, actual), f"the proof claims {name} {stated}, it is {actual}")
     share = f"{claim.forged_share_ppm / 10_000:g} %"
     return Finding(
-        f"{claim.checked} of {claim.units} pooled results were done again: {share} forged ones "
-        f"escape with a chance of at most {claim.miss_ppb} in {PPB}"
+        f"{claim.checked} of {claim.units} pooled results were done again: who forges {share} "
+        f"escapes with a chance of at most {claim.miss_ppb / 10_000_000:g} %"
     )
 
 
