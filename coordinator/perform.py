@@ -297,9 +297,9 @@ async def _keep_checkpoint(effect: effects.FetchCheckpoint, world: World) -> Non
                 bytes_max=effect.bytes_max,
                 folder=Path(folder),
             )
-        await world.content.pin(
-            segment.folder, f"checkpoint-{effect.order_hash.hex()}-{segment.unit}-{segment.index}"
-        )
+        if not problem:
+            name = f"checkpoint-{effect.order_hash.hex()}-{segment.unit}-{segment.index}"
+            await world.content.pin(segment.folder, name)
     except ContentError as error:
         world.log.warn(
             "a checkpoint could not be kept", lease=effect.lease_id, reason=error.message

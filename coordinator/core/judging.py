@@ -378,14 +378,16 @@ def end_pool(
     for order_hash in pool.order_hashes:
         if order_hash in part.open_orders:
             part.open_orders.remove(order_hash)
-            effects += _end_order(state, part, provider=provider, order_hash=order_hash)
+            effects += _end_order(state, part, order_hash=order_hash, reason=reason)
     return effects
 
 
-def _end_order(state: State, part: Part, *, provider: Address, order_hash: Hash32) -> list[Effect]:
-    job, pool, reason = state.jobs[order_hash], find_pool(part, order_hash), part.reason
-    if reason is None:
-        raise LocalProtocolError("a pool ends without a reason")
+def _end_order(state: State, part: Part, *, order_hash: Hash32, reason: Reason) -> list[Effect]:
+    job, pool, provider = (
+        state.jobs[order_hash],
+        find_pool(part, order_hash),
+        part.expected.provider,
+    )
     if provider not in job.excluded:
         job.excluded.append(provider)
     listed = [state.leases[lease_id] for lease_id in part.lease_ids]
