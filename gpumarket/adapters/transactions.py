@@ -286,9 +286,11 @@ class Sender:
         """Hand out a version at these fees, or at what the node wants more."""
         for _ in range(VERSIONS_MAX):
             signed = self._account.sign_transaction({**transaction.params, **_encode_fees(fees)})
+            # Read before: a block that comes right after has passed it over, too.
+            head = await self._ask(lambda: int(self._web3.eth.block_number))
             refusal, said = await self._hand(bytes(signed.raw_transaction))
             transaction.priced_at = transaction.handed_at = trio.current_time()
-            transaction.priced_block = None
+            transaction.priced_block = head
             if refusal in (None, Refusal.KNOWN, Refusal.NONCE_USED, Refusal.UNCLEAR):
                 transaction.fees, transaction.raw = fees, bytes(signed.raw_transaction)
                 transaction.hashes.append(bytes(signed.hash))
