@@ -1,0 +1,1 @@
+"""What scripts/build-image makes images from: packages, and links between libraries cut."""
