@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import trio
 
-from coordinator.api import Desk, make_app
+from coordinator.api import Archive, Desk, make_app
 from coordinator.core import effects, events
 from coordinator.core.batching import OWN_FAULTS
 from coordinator.core.decide import CoordinatorState
@@ -23,6 +23,8 @@ from gpumarket.adapters.http import serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.market_link import LinkIdentity, Member, MemberHall
 from gpumarket.adapters.metrics import Metrics
+from gpumarket.adapters.proof_files import ProofFolder
+from gpumarket.adapters.state_proofs import StateProver
 from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import CoordinatorConfig
 from gpumarket.protocol.errors import ChainError, RemoteProtocolError
@@ -40,6 +42,7 @@ from gpumarket.protocol.watching import Viewer
 from gpumarket.runtime import Runtime
 
 FIRST_BLOCKS_NAME = "first_blocks.json"
+PROOFS_NAME = "proofs"
 
 
 async def serve(config: CoordinatorConfig, log: Log) -> None:
@@ -88,6 +91,13 @@ class Service:
         )
         self._metrics = Metrics("coordinator")
         self._gauges = _Gauges(self._metrics)
+        self._archive = Archive(
+            read_state=lambda: self._runtime.state,
+            prover=StateProver(equipment.chain),
+            folder=ProofFolder(
+                equipment.data_dir / PROOFS_NAME, bytes_max=config.coordinator.proofs_bytes_max
+            ),
+        )
         self._watch = WatchService(equipment, rules, self._metrics)
 
     async def run(self) -> None:
@@ -98,6 +108,7 @@ class Service:
             # First of all: a challenge that waits from before a restart has a deadline.
             nursery.start_soon(self._answer_challenges)
             await nursery.start(self._runtime.run)
+            nursery.start_soon(self._archive.run, self._runtime.wait_moved, self._equipment.log)
             desk = Desk(
                 read_state=lambda: self._runtime.state,
                 post=self._post,
@@ -106,15 +117,20 @@ class Service:
                 content=self._equipment.content,
                 clock=self._clock,
                 metrics=self._metrics,
-                update_metrics=lambda: self._gauges.update(self._runtime.state, self._hall),
+                update_metrics=self._update_metrics,
                 content_peers=network.addresses,
                 version=version("gpumarket"),
+                archive=self._archive,
             )
             port = await nursery.start(
                 serve_http, partial(make_app, desk=desk), LOOPBACK, role.http_port
             )
             announce_ready(self._equipment, http_port=port, summary="matches, settles, shows why")
             await trio.sleep_forever()
+
+    def _update_metrics(self) -> None:
+        self._gauges.update(self._runtime.state, self._hall)
+        self._gauges.update_proofs(self._archive)
 
     async def _answer_challenges(self) -> None:
         """Show the evidence of our own payments to whoever demands it."""
@@ -224,7 +240,20 @@ class _Gauges:
             "1 while batches are refused for what the coordinator lacks, by code.",
             ("code",),
         )
+        self._proofs = metrics.gauge("gpumarket_proofs_kept", "Proofs of ended jobs on disk.")
+        self._proof_bytes = metrics.gauge(
+            "gpumarket_proofs_bytes", "What the proofs of ended jobs take on disk."
+        )
+        self._unproven = metrics.gauge(
+            "gpumarket_proofs_waiting", "Paid jobs of which no proof is kept yet."
+        )
         self._ready.set(1)
+
+    def update_proofs(self, archive: Archive) -> None:
+        """Read what the archive has."""
+        self._proofs.set(len(archive.folder))
+        self._proof_bytes.set(archive.folder.used_bytes)
+        self._unproven.set(len(archive.waiting))
 
     def update(self, state: CoordinatorState, hall: MemberHall) -> None:
         """Read everything anew."""

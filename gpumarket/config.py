@@ -83,6 +83,8 @@ class CoordinatorSettings(_Section, frozen=True, kw_only=True):
     settle_interval_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 60
     """How long what a finished job pays may wait for other jobs to share a transaction."""
     settle_jobs_max: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+    proofs_bytes_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
+    """What the kept proofs of ended jobs may take; then whole ones go first, and old ones."""
 
 
 class SimulatedDevice(_Section, frozen=True, kw_only=True):

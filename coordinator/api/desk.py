@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from coordinator.api.answers import show_money
-from coordinator.api.proofs import make_proof
+from coordinator.api.archive import Archive
 from coordinator.api.views import (
     Json,
     list_tasks,
@@ -31,23 +31,19 @@ from gpumarket.adapters.chain import Chain
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.metrics import Metrics
-from gpumarket.adapters.state_proofs import StateProver
 from gpumarket.protocol.cids import ContentId, format_cid
 from gpumarket.protocol.disputes import Acceptance
-from gpumarket.protocol.errors import ChainError, ContentError, InvalidInput
+from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import ZERO_ADDRESS, ZERO_HASH, Cid, format_hex, parse_address
 from gpumarket.protocol.job import JobSpec, compute_verify_hash
 from gpumarket.protocol.lease import LeaseState
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID
 from gpumarket.protocol.order import CancelOrder, Order
-from gpumarket.protocol.proof import ProofOfExecution
-from gpumarket.protocol.proof_compact import compact_proof
+from gpumarket.protocol.proof_file import decode_proof_untrusted, format_proof
 from gpumarket.protocol.signing import Signed, verify
 from gpumarket.protocol.units import compute_price
 from gpumarket.protocol.unixfs import Block
 
-ANCHORED_MAX = 256
-"""Anchored proofs that are kept; the oldest go first."""
 QUOTE_SECONDS = 120
 """For which time a task's price is estimated when nothing is known about it."""
 
@@ -66,8 +62,7 @@ class Desk:
     update_metrics: Callable[[], None]
     content_peers: tuple[str, ...]
     version: str
-    anchored: dict[tuple[Any, ...], ProofOfExecution] = field(default_factory=dict)
-    """Proofs of settled jobs as they were anchored: later the node may know the state no more."""
+    archive: Archive
 
     # ---- the market ------------------------------------------------------------------------
 
@@ -307,31 +302,13 @@ class Desk:
             )
         return rows
 
-    async def give_proof(self, name: str, is_compact: bool, must_anchor: bool) -> ProofOfExecution:
-        """
-        Build the proof of execution, with the chain's part once the job is settled.
+    async def give_proof(self, name: str, is_compact: bool, must_anchor: bool) -> bytes:
+        """Return the file of a job's proof of execution, as `Archive.give`."""
+        return await self.archive.give(name, is_compact=is_compact, must_anchor=must_anchor)
 
-        Where the node does not prove the state, the proof is without; or `ChainError` GM-3007 is
-        raised if it must be anchored.
-        """
-        proof = make_proof(self.read_state(), self._find_job(name))
-        if is_compact:
-            proof = compact_proof(proof)
-        if not proof.settlements and not must_anchor:
-            return proof
-        numbers = tuple(each.sequence for each in proof.settlements)
-        key = (proof.order.body.compute_struct_hash(), is_compact, len(proof.epochs), numbers)
-        if key not in self.anchored:
-            try:
-                anchored, _ = await StateProver(self.chain).anchor(proof)
-            except ChainError:
-                if must_anchor:
-                    raise
-                return proof
-            if len(self.anchored) >= ANCHORED_MAX:
-                del self.anchored[next(iter(self.anchored))]
-            self.anchored[key] = anchored
-        return self.anchored[key]
+    async def spell_proof(self, data: bytes) -> str:
+        """Write the file of a proof as DAG-JSON."""
+        return await trio.to_thread.run_sync(lambda: format_proof(decode_proof_untrusted(data)))
 
     async def await_events(
         self, name: str, after: int, *, seconds: float

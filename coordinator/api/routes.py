@@ -20,7 +20,6 @@ from gpumarket.protocol.disputes import Acceptance
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.job import JobSpec
 from gpumarket.protocol.order import CancelOrder, Order
-from gpumarket.protocol.proof_file import encode_proof, format_proof
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.unixfs import Block
 
@@ -280,10 +279,11 @@ async def _give_receipt(request: web.Request) -> web.Response:
     job, desk = request.match_info["job"], request.app[DESK]
     is_compact = request.query.get("form") == "compact"
     must_anchor = request.query.get("anchors") == "require"
-    proof = await request.app[TRIO](desk.give_proof, job, is_compact, must_anchor)
+    data = await request.app[TRIO](desk.give_proof, job, is_compact, must_anchor)
     if "json" in request.headers.get("Accept", ""):
-        return web.Response(text=format_proof(proof), content_type="application/json")
-    return web.Response(body=encode_proof(proof), content_type=DAG_CBOR_TYPE)
+        text = await request.app[TRIO](desk.spell_proof, data)
+        return web.Response(text=text, content_type="application/json")
+    return web.Response(body=data, content_type=DAG_CBOR_TYPE)
 
 
 async def _cancel_job(request: web.Request) -> web.Response:

@@ -1,0 +1,201 @@
+"""
+The archive: the proof of each paid job, anchored while the node knows the state, kept for years.
+
+Nodes forget the state of old blocks within hours and the coordinator forgets old jobs, so a job's
+compact proof is made once its last batch is confirmed. The whole one, which names all that shared
+its batch and epochs and is far longer, is made when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+import trio
+
+from coordinator.api.proofs import make_proof
+from coordinator.core.batching import list_posted
+from coordinator.core.reporting import find_job
+from coordinator.core.state import Job, State
+from gpumarket.adapters.logs import Log
+from gpumarket.adapters.proof_files import Form, ProofFolder
+from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, InvalidInput
+from gpumarket.protocol.ids import Hash32, make_job_id
+from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof_compact import compact_proof
+from gpumarket.protocol.proof_file import encode_proof
+
+TRIES_MAX = 10
+"""To anchor one job's proof; after these it is kept without anchors."""
+RETRY_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Try:
+    """How often a proof could not be kept, and when to try again, by trio's clock."""
+
+    count: int = 0
+    again_at: float = 0.0
+
+
+class Prover(Protocol):
+    """What adds the chain's part to a proof: `StateProver`."""
+
+    async def anchor(self, proof: ProofOfExecution) -> tuple[ProofOfExecution, Hash32]:
+        """Return the anchored proof and the newest block's hash; raise `ChainError` GM-3007."""
+
+
+@dataclass(slots=True)
+class Archive:
+    """Makes, keeps and gives proofs; one is anchored at a time."""
+
+    read_state: Callable[[], State]
+    prover: Prover
+    folder: ProofFolder
+    _turn: trio.Lock = field(default_factory=trio.Lock)
+    _seen: set[Hash32] = field(default_factory=set)
+    """Ended jobs that were looked at."""
+    waiting: dict[Hash32, _Try] = field(default_factory=dict)
+    """Ended jobs without a file."""
+
+    async def give(self, name: str, *, is_compact: bool, must_anchor: bool) -> bytes:
+        """
+        Return the file of a job's proof, which may be one that the coordinator else forgot.
+
+        Where the node does not prove the state it is without the chain's part; or `ChainError`
+        GM-3007 is raised if it must be anchored. Raises `InvalidInput` where nothing is known.
+        """
+        job = self._find_job(name)
+        async with self._turn:
+            if isinstance(job, Job):
+                return await self._give_known(job, is_compact=is_compact, must_anchor=must_anchor)
+            data = await self._read(job, is_compact=is_compact, is_bare=not must_anchor)
+        if data is None:
+            raise InvalidInput(
+                f"this proof of {make_job_id(job)} is no longer here",
+                code="GM-5001",
+                why="its job ended long ago; what is kept longest is the compact proof",
+                hints=(f"gpumarket job receipt {make_job_id(job)} --compact",),
+            )
+        return data
+
+    def _find_job(self, name: str) -> Job | Hash32:
+        """Return a job, or the order of one that has left its proof only."""
+        try:
+            return find_job(self.read_state(), name)
+        except InvalidInput as error:
+            found = self.folder.find_orders(name) if error.code == "GM-5001" else []
+            if len(found) != 1:
+                raise
+            return found[0]
+
+    async def _give_known(self, job: Job, *, is_compact: bool, must_anchor: bool) -> bytes:
+        kept = await self._read(job.order_hash, is_compact=is_compact)
+        if kept is not None:
+            return kept
+        proof = await self._make(job, is_compact=is_compact)
+        if not proof.settlements and not must_anchor:
+            return await _encode(proof)
+        try:
+            data = await self._anchor(proof)
+        except ChainError:
+            if must_anchor:
+                raise
+            return await _encode(proof)
+        if is_final(self.read_state(), job):
+            with suppress(ContentError):  # it is made again, as long as the node knows the state
+                await self._keep(job.order_hash, data, "compact" if is_compact else "whole")
+        return data
+
+    async def _make(self, job: Job, *, is_compact: bool) -> ProofOfExecution:
+        proof = make_proof(self.read_state(), job)
+        return await trio.to_thread.run_sync(compact_proof, proof) if is_compact else proof
+
+    async def _anchor(self, proof: ProofOfExecution) -> bytes:
+        anchored, _ = await self.prover.anchor(proof)
+        return await _encode(anchored)
+
+    async def _read(
+        self, order_hash: Hash32, *, is_compact: bool, is_bare: bool = False
+    ) -> bytes | None:
+        forms: list[Form] = ["compact"] if is_compact else ["whole"]
+        if is_compact and is_bare:
+            forms.append("bare")
+        for form in forms:
+            data = await trio.to_thread.run_sync(self.folder.read, order_hash, form)
+            if data is not None:
+                return data
+        return None
+
+    async def _keep(self, order_hash: Hash32, data: bytes, form: Form) -> None:
+        await trio.to_thread.run_sync(self.folder.keep, order_hash, data, form)
+        if form != "whole":
+            self.waiting.pop(order_hash, None)
+
+    # ---- by itself -------------------------------------------------------------------------
+
+    async def run(self, wait_moved: Callable[[], Awaitable[None]], log: Log) -> None:
+        """File the compact proof of each job that ended paid, until cancelled."""
+        while True:
+            self._note_ended()
+            due = [order for order in self.waiting if self._is_due(order)]
+            for order_hash in due:
+                await self._file(order_hash, log)
+            if due:
+                continue  # what moved meanwhile was not waited for
+            again_at = min((each.again_at for each in self.waiting.values()), default=inf)
+            with trio.move_on_at(again_at if again_at > trio.current_time() else inf):
+                await wait_moved()
+
+    def _note_ended(self) -> None:
+        state = self.read_state()
+        for order_hash in reversed(state.over):  # what ended last stands last
+            if order_hash in self._seen:
+                break
+            self._seen.add(order_hash)
+            is_kept = self.folder.has(order_hash, "compact")
+            if not is_kept and list_posted(state, state.jobs[order_hash]):
+                self.waiting[order_hash] = _Try()
+        if len(self._seen) > 2 * len(state.over) + 1_000:
+            self._seen &= set(state.over)
+
+    def _is_due(self, order_hash: Hash32) -> bool:
+        state = self.read_state()
+        job = state.jobs.get(order_hash)
+        is_time = self.waiting[order_hash].again_at <= trio.current_time()
+        return job is None or (is_time and is_final(state, job))
+
+    async def _file(self, order_hash: Hash32, log: Log) -> None:
+        job = self.read_state().jobs.get(order_hash)
+        if job is None:
+            log.error("a job was forgotten before its proof was kept", job=make_job_id(order_hash))
+            del self.waiting[order_hash]
+            return
+        tried = self.waiting[order_hash]
+        try:
+            async with self._turn:
+                proof = await self._make(job, is_compact=True)
+                if tried.count < TRIES_MAX:
+                    await self._keep(order_hash, await self._anchor(proof), "compact")
+                else:
+                    log.error("a proof is kept without anchors", job=job.job_id)
+                    await self._keep(order_hash, await _encode(proof), "bare")
+        except GpuMarketError as error:
+            log.warn("a proof is not kept yet", job=job.job_id, reason=error.why or error.message)
+            tried.count += 1
+            tried.again_at = trio.current_time() + RETRY_SECONDS
+            if tried.count > TRIES_MAX:
+                log.error("no proof of a job is kept", job=job.job_id)
+                del self.waiting[order_hash]
+
+
+def is_final(state: State, job: Job) -> bool:
+    """Say whether a job's proof will say no more than it does now: all is paid and judged."""
+    return job.is_over and not any(number in state.open_epochs for number in job.epochs)
+
+
+async def _encode(proof: ProofOfExecution) -> bytes:
+    return await trio.to_thread.run_sync(encode_proof, proof)
