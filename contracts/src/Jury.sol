@@ -11,11 +11,12 @@ import {Hashing} from "./libraries/Hashing.sol";
 import {SeedBlock} from "./libraries/SeedBlock.sol";
 
 /// @title Jury
-/// @notice Whether paid work is false: decided by verifiers that nobody could choose.
+/// @notice Whether signed work is false: decided by verifiers that nobody could choose.
 /// @dev See IJury. A conviction needs signatures of a quorum that was drawn; without one, at the last level,
 /// everything goes back. Jurors vote blind to each other off chain (docs/protocol); what counts here
 /// is who was drawn and what they signed.
 contract Jury is IJury, Judge {
+    using Hashing for Hashing.Order;
     using Hashing for Hashing.Receipt;
     using Hashing for Hashing.Attestation;
 
@@ -30,6 +31,7 @@ contract Jury is IJury, Judge {
 
     uint256 private _caseCount;
     mapping(uint256 id => Case) private _cases;
+    mapping(bytes32 receiptHash => Trial) private _trials;
 
     /* CONSTRUCTOR */
 
@@ -51,19 +53,41 @@ contract Jury is IJury, Judge {
         _checkHash("receipt.orderHash", opening.leaf.orderHash, receipt.orderHash);
         _checkSame("provider", place.payee, receipt.provider);
         _checkSigner(receipt.provider, receiptHash, receiptSignature);
-        _checkEligible(eligible, place.postedAt);
-        uint64 bond = _SETTLEMENT.JURY_BOND();
-        _takeBond(bond);
         id = ++_caseCount;
         Case storage case_ = _cases[id];
-        case_.place = place;
-        case_.receiptHash = receiptHash;
-        case_.price = opening.leaf.price;
-        case_.stakeHeld = _take(ISettlement.Pocket.STAKE, place.payee, _SETTLEMENT.STAKE_SLASH(), 0);
-        case_.eligible = eligible;
-        case_.drawBlock = uint64(block.number);
-        case_.parties.push(Party({account: msg.sender, bond: bond, accuses: true}));
-        emit EventsLib.CaseOpened(id, place.payee, msg.sender, case_);
+        (case_.isPosted, case_.price) = (true, opening.leaf.price);
+        _openCase(id, place, receiptHash, eligible);
+    }
+
+    /// @inheritdoc IJury
+    function accuseReceipt(
+        Hashing.Order calldata order,
+        Hashing.Receipt calldata receipt,
+        bytes calldata receiptSignature,
+        uint32 eligible
+    ) external returns (uint256 id) {
+        bytes32 receiptHash = receipt.hash();
+        _checkHash("receipt.orderHash", order.hash(), receipt.orderHash);
+        if (receipt.unit >= order.units) revert ErrorsLib.BadIndex(order.units, receipt.unit);
+        _checkNotLate(order.expiry);
+        _checkSigner(receipt.provider, receiptHash, receiptSignature);
+        Trial storage trial = _trials[receiptHash];
+        if (trial.isOver) revert ErrorsLib.AlreadyJudged();
+        if (trial.id != 0) revert ErrorsLib.AlreadyDisputed();
+        id = ++_caseCount;
+        trial.id = uint64(id);
+        // No batch has it: as if it had been posted now.
+        IDisputes.Place memory place = IDisputes.Place({
+            coordinator: order.coordinator,
+            seq: 0,
+            postedAt: uint64(block.timestamp),
+            lane: 0,
+            index: 0,
+            requester: order.requester,
+            payee: receipt.provider,
+            laneAmount: 0
+        });
+        _openCase(id, place, receiptHash, eligible);
     }
 
     /// @inheritdoc IJury
@@ -103,6 +127,7 @@ contract Jury is IJury, Judge {
         if (quorum == 0 || votes.length < quorum) revert ErrorsLib.NoQuorum(quorum, votes.length);
         (uint8 verdict, address[] memory voters) = _count(case_.receiptHash, jury, votes);
         case_.verdict = verdict;
+        if (!case_.isPosted) _trials[case_.receiptHash].verdict = verdict;
         case_.votersHash = keccak256(abi.encode(voters));
         // Of the last verdict there is no appeal.
         uint64 wait = case_.level == LAST_LEVEL ? 0 : _SETTLEMENT.RESPONSE();
@@ -147,7 +172,9 @@ contract Jury is IJury, Judge {
         }
         delete _cases[id];
         emit EventsLib.CaseClosed(id, closed.place.payee, verdict);
-        _SETTLEMENT.DISPUTES().endHold(closed.place, closed.price, verdict);
+        if (closed.isPosted) _SETTLEMENT.DISPUTES().endHold(closed.place, closed.price, verdict);
+        else if (verdict != 0) _trials[closed.receiptHash].isOver = true;
+        else delete _trials[closed.receiptHash];
         if (verdict == MISMATCH) _convict(closed, voters);
         else if (verdict == MATCH) _acquit(closed, voters);
         else _dismiss(closed);
@@ -160,10 +187,37 @@ contract Jury is IJury, Judge {
         return _cases[id];
     }
 
+    /// @inheritdoc IJury
+    function trialOf(bytes32 receiptHash) external view returns (Trial memory) {
+        return _trials[receiptHash];
+    }
+
+    /* INTERNAL: OPENING */
+
+    /// @dev What every new case has; holds bond and stake.
+    function _openCase(
+        uint256 id,
+        IDisputes.Place memory place,
+        bytes32 receiptHash,
+        uint32 eligible
+    ) private {
+        _checkEligible(eligible, place.postedAt);
+        uint64 bond = _SETTLEMENT.JURY_BOND();
+        _takeBond(bond);
+        Case storage case_ = _cases[id];
+        case_.place = place;
+        case_.receiptHash = receiptHash;
+        case_.stakeHeld = _take(ISettlement.Pocket.STAKE, place.payee, _SETTLEMENT.STAKE_SLASH(), 0);
+        case_.eligible = eligible;
+        case_.drawBlock = uint64(block.number);
+        case_.parties.push(Party({account: msg.sender, bond: bond, accuses: true}));
+        emit EventsLib.CaseOpened(id, place.payee, msg.sender, case_);
+    }
+
     /* INTERNAL: DRAWING */
 
-    /// @dev `eligible` is exactly how many verifiers were listed an epoch before the batch: later
-    /// ones could have come to judge it.
+    /// @dev `eligible` is exactly how many verifiers were listed an epoch before the batch, or the
+    /// accusation of what is in none: later ones could have come to judge it.
     function _checkEligible(uint32 eligible, uint64 postedAt) private view {
         uint256 count = _SETTLEMENT.verifierCount();
         uint64 latest = postedAt - _SETTLEMENT.EPOCH();
@@ -265,6 +319,7 @@ contract Jury is IJury, Judge {
     function _raise(Case storage case_) private {
         ++case_.level;
         case_.verdict = 0;
+        if (!case_.isPosted) _trials[case_.receiptHash].verdict = 0;
         case_.juryHash = 0;
         case_.votersHash = 0;
         case_.deadline = 0;

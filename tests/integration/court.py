@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import trio
 from web3 import Web3
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint
 
 from gpumarket.adapters.artifacts import load_artifact
-from gpumarket.adapters.chain import NEVER
+from gpumarket.adapters.chain import NEVER, Chain
 from gpumarket.adapters.chain_errors import (
     ContractRefusal,
     convert_value,
@@ -21,6 +22,7 @@ from gpumarket.adapters.chain_errors import (
 from gpumarket.adapters.disputes_abi import encode_account, encode_batch, encode_opening
 from gpumarket.protocol.header import encode_header
 from gpumarket.protocol.ids import Address
+from gpumarket.protocol.ledger import JUDGEMENTS, Ledger, fold_events
 from gpumarket.protocol.openings import LeafOpening, PostedBatch
 from gpumarket.protocol.settlement import Lane, pack_lanes
 from gpumarket.protocol.signing import Domain
@@ -211,3 +213,23 @@ def open_court(rpc_url: str, token: Address, settlement: Address) -> Court:
     )
     court.skip_to(START)
     return court
+
+
+def check_books(court: Court) -> Ledger:
+    """Rebuild all balances from the events alone, compare them with the contract, return them."""
+    url = str(court.web3.provider.endpoint_uri)  # type: ignore[attr-defined]  # an HTTP provider
+    chain = Chain(rpc_url=url, contract=court.domain.contract)
+    ledger = fold_events(trio.run(chain.read_facts, 0))
+    assert {each.name for each in ledger.judgements} <= set(JUDGEMENTS)
+    calls = court.settlement.functions
+    assert (ledger.held, ledger.burnt) == (calls.held().call(), calls.burnt().call())
+    for account in {*ledger.escrow, *ledger.credit, *ledger.bond, *ledger.stake}:
+        name = encode_account(account)
+        assert calls.requesterOf(name).call()[0] == ledger.escrow.get(account, 0)
+        assert calls.coordinatorOf(name).call()[0] == ledger.bond.get(account, 0)
+        assert calls.operatorOf(name).call()[3] == ledger.stake.get(account, 0)
+        assert sum(calls.payeeOf(name).call()[:3]) == ledger.credit.get(account, 0)
+    books = (ledger.escrow, ledger.credit, ledger.bond, ledger.stake)
+    total = sum(sum(book.values()) for book in books) + ledger.held + ledger.burnt
+    assert court.token.functions.balanceOf(court.settlement.address).call() == total
+    return ledger

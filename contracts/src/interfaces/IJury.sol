@@ -6,8 +6,12 @@ import {IDisputes} from "./IDisputes.sol";
 import {IJudge} from "./IJudge.sol";
 
 /// @title IJury
-/// @notice Whether paid work is false: decided by verifiers that nobody could choose.
-/// @dev Holds no money and calls no token; bonds and rewards as in IDisputes. Nothing here needs a
+/// @notice Whether signed work is false: decided by verifiers that nobody could choose.
+/// @dev Work can be tried before it is paid (`accuseReceipt`) and where it was paid (`accuse`). The two
+/// know nothing of each other: neither shields from the other, and each can cost one slash. Either way
+/// a case goes the same way.
+///
+/// Holds no money and calls no token; bonds and rewards as in IDisputes. Nothing here needs a
 /// particular party to act, and each step has a deadline: at most three times RESPONSE to decide and
 /// twice RESPONSE to appeal, from when somebody seats each jury.
 interface IJury is IJudge {
@@ -21,6 +25,10 @@ interface IJury is IJudge {
     }
 
     /// @notice Where a case stands. Verdicts are those of attestations: 1 MATCH, 2 MISMATCH.
+    /// @param place Of the leaf. Of work that no batch has paid: whom its order names, `postedAt` when
+    /// it was accused, and zeros.
+    /// @param price Of the leaf, which is held. Zero for work that no batch has paid.
+    /// @param isPosted Whether the work was accused where a batch paid it.
     /// @param eligible Verifiers that may be drawn: the first so many of the list.
     /// @param drawBlock The jury's seed is the mixHash of the block SEED_DELAY after this one.
     /// @param deadline While a jury sits: until when it may decide. After it decided: until when
@@ -36,11 +44,23 @@ interface IJury is IJudge {
         uint32 eligible;
         uint8 level;
         uint8 verdict;
+        bool isPosted;
         uint64 drawBlock;
         uint64 deadline;
         bytes32 juryHash;
         bytes32 votersHash;
         Party[] parties;
+    }
+
+    /// @notice What became of a receipt that was accused on its own. Kept for good, so that an
+    /// outcome can be proven from storage; all zero where it never was, or where no jury decided.
+    /// @param id The case.
+    /// @param verdict As in `Case`: what the present level decided; final when `isOver`.
+    /// @param isOver The case is closed: nobody is tried twice.
+    struct Trial {
+        uint64 id;
+        uint8 verdict;
+        bool isOver;
     }
 
     /// @notice A juror's vote: its attestation on the receipt of the case.
@@ -61,6 +81,20 @@ interface IJury is IJudge {
     function accuse(
         IDisputes.Batch calldata batch,
         IDisputes.Opening calldata opening,
+        Hashing.Receipt calldata receipt,
+        bytes calldata receiptSignature,
+        uint32 eligible
+    ) external returns (uint256 id);
+
+    /// @notice Opens a case against signed work that need not be in any batch: so a forger that is
+    /// found out before it is paid loses stake too. Costs JURY_BOND; holds STAKE_SLASH of the stake
+    /// or what there is of it, and no price. Until the order expires: so long it could still be paid.
+    /// Once a receipt, unless no jury decided.
+    /// @dev The order needs no signature: whoever signed the receipt said that it did this work.
+    /// @param order The one that the receipt names; the receipt is of one of its units of work.
+    /// @param eligible How many of the first verifiers have been listed for a whole EPOCH now; exactly.
+    function accuseReceipt(
+        Hashing.Order calldata order,
         Hashing.Receipt calldata receipt,
         bytes calldata receiptSignature,
         uint32 eligible
@@ -96,4 +130,7 @@ interface IJury is IJudge {
 
     /// @notice An open case; `receiptHash` is zero when there is none.
     function caseOf(uint256 id) external view returns (Case memory);
+
+    /// @notice What became of a receipt that `accuseReceipt` accused.
+    function trialOf(bytes32 receiptHash) external view returns (Trial memory);
 }

@@ -138,7 +138,7 @@ library EventsLib {
 
     /* JURY */
 
-    /// @notice Paid work was called false, with a bond.
+    /// @notice Signed work was called false, with a bond; `isPosted` says whether where it was paid.
     event CaseOpened(
         uint256 indexed id, address indexed provider, address indexed accuser, IJury.Case case_
     );

@@ -35,6 +35,7 @@ contract JuryAccuseTest is Court {
         case_.place = _place(batch, _work(), 0, 0);
         case_.receiptHash = Hashing.hash(receipts[0]);
         case_.price = receipts[0].price;
+        case_.isPosted = true;
         case_.stakeHeld = STAKE_SLASH;
         case_.eligible = eligible;
         case_.drawBlock = uint64(VM.getBlockNumber());
