@@ -30,6 +30,7 @@ from gpumarket.adapters.chain_errors import (
     index_errors,
     translate_error,
 )
+from gpumarket.adapters.disputes_abi import decode_account, encode_account
 from gpumarket.adapters.transaction_rules import Patience
 from gpumarket.adapters.transactions import Sender
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, InvalidInput
@@ -157,12 +158,12 @@ class Chain:
             for field in fields(Rules)
         }
         for name in ("token", "disputes", "jury"):
-            values[name] = _to_bytes(values[name])
+            values[name] = decode_account(values[name])
         return Rules(**values)
 
     async def read_escrow(self, requester: Address) -> Amount:
         """Return what a requester holds in escrow, without what it has asked to withdraw."""
-        account = await self._call("requesterOf", _address(requester))
+        account = await self._call("requesterOf", encode_account(requester))
         return Amount(int(account[0]) - int(account[1]))
 
     async def read_confirmed_escrow(self, requester: Address) -> tuple[Amount, Amount, int]:
@@ -172,38 +173,38 @@ class Chain:
         That is what it has not asked to withdraw, what it has and has not taken yet, and the block.
         """
         block = max(0, (await self.head())[0] - self._patience.confirmations)
-        call = self._contract.functions.requesterOf(_address(requester)).call
+        call = self._contract.functions.requesterOf(encode_account(requester)).call
         account = await self._read(lambda: call(block_identifier=block))
         held, asked = int(account[0]), int(account[1])
         return Amount(held - asked), Amount(asked), block
 
     async def read_bond(self, coordinator: Address) -> Amount:
         """Return a coordinator's bond, without what is being unbonded."""
-        account = await self._call("coordinatorOf", _address(coordinator))
+        account = await self._call("coordinatorOf", encode_account(coordinator))
         return Amount(int(account[0]) - int(account[1]))
 
     async def read_stake(self, operator: Address) -> Amount:
         """Return an operator's stake, without what is being unstaked."""
-        account = await self._call("operatorOf", _address(operator))
+        account = await self._call("operatorOf", encode_account(operator))
         return Amount(int(account[3]) - int(account[4]))
 
     async def read_credit(self, payee: Address) -> tuple[Amount, Amount]:
         """Return a payee's claimable and still maturing credit."""
-        account = await self._call("payeeOf", _address(payee))
+        account = await self._call("payeeOf", encode_account(payee))
         return Amount(int(account[0])), Amount(int(account[1]) + int(account[2]))
 
     async def read_payout(self, payee: Address) -> Address:
         """Return where a payee's claims go."""
-        return _to_bytes(await self._call("payoutOf", _address(payee)))
+        return decode_account(await self._call("payoutOf", encode_account(payee)))
 
     async def read_token_balance(self, account: Address) -> Amount:
         """Return the token balance of any account."""
         token = await self._token()
-        return Amount(await self._read(token.functions.balanceOf(_address(account)).call))
+        return Amount(await self._read(token.functions.balanceOf(encode_account(account)).call))
 
     async def read_commitment_hash(self, committer: Address, sequence: int) -> Hash32:
         """Return the hash of a commitment as it is now, or zero; `compute_commitment_hash`."""
-        return bytes(await self._call("commitmentOf", _address(committer), sequence))
+        return bytes(await self._call("commitmentOf", encode_account(committer), sequence))
 
     async def read_header(self, number: int) -> bytes:
         """Return the RLP of a block's header, checked against the block's hash."""
@@ -244,20 +245,18 @@ class Chain:
 
         The node searches by the indexed arguments among them, newest blocks first.
         """
-        inputs = self._contract.events[name]().abi["inputs"]
+        events = await self._find_events(name)
         indexed = {
-            item["name"]: _address(wanted[item["name"]])  # type: ignore[arg-type]  # an address
+            item["name"]: encode_account(wanted[item["name"]])  # type: ignore[arg-type]  # an address
             if item["type"] == "address"
             else wanted[item["name"]]
-            for item in inputs
+            for item in events[0].abi["inputs"]
             if item["indexed"] and item["name"] in wanted
         }
         last = (await self.head())[0]
         for end in range(last, from_block - 1, -EVENTS_BLOCKS_MAX):
             start = max(from_block, end - EVENTS_BLOCKS_MAX + 1)
-            for fact in reversed(
-                await self._read(partial(self._search, name, indexed, start, end))
-            ):
+            for fact in reversed(await self._read(partial(_search, events, indexed, start, end))):
                 if all(fact.args[key] == value for key, value in wanted.items()):
                     return fact
         return None
@@ -297,7 +296,7 @@ class Chain:
     async def mint_test_token(self, to: Address, amount: int) -> TxOutcome:
         """Mint play money; works with the devnet's token only."""
         token = await self._token()
-        return await self._send(token.functions.mint(_address(to), amount))
+        return await self._send(token.functions.mint(encode_account(to), amount))
 
     async def deposit(self, amount: int) -> TxOutcome:
         """Approve and move `amount` into the signer's escrow."""
@@ -310,7 +309,7 @@ class Chain:
 
     async def withdraw(self, to: Address) -> TxOutcome:
         """Take the escrow asked for, after the exit delay."""
-        return await self._transact("withdraw", _address(to))
+        return await self._transact("withdraw", encode_account(to))
 
     async def bond(self, amount: int) -> TxOutcome:
         """Approve and add to the signer's coordinator bond."""
@@ -323,19 +322,19 @@ class Chain:
 
     async def unbond(self, to: Address) -> TxOutcome:
         """Take the bond asked for, after the exit delay."""
-        return await self._transact("unbond", _address(to))
+        return await self._transact("unbond", encode_account(to))
 
     async def stake_provider(self, amount: int, payout: Address, peer_id: str) -> TxOutcome:
         """Approve and register the signer as a provider with a cold payout address."""
         await self.approve(amount)
         hashed = keccak256(peer_id.encode())
-        return await self._transact("stakeProvider", amount, _address(payout), hashed)
+        return await self._transact("stakeProvider", amount, encode_account(payout), hashed)
 
     async def stake_verifier(self, amount: int, payout: Address, peer_id: str) -> TxOutcome:
         """Approve and register the signer as a verifier with a cold payout address."""
         await self.approve(amount)
         hashed = keccak256(peer_id.encode())
-        return await self._transact("stakeVerifier", amount, _address(payout), hashed)
+        return await self._transact("stakeVerifier", amount, encode_account(payout), hashed)
 
     async def commit(self, root: Hash32, nonce_hash: Hash32, data_hash: Hash32) -> TxOutcome:
         """Commit to a root of finished work."""
@@ -361,7 +360,7 @@ class Chain:
         names = ("root", "nonceHash", "dataHash", "blockNumber")
         commitment = tuple(fact.args[name] for name in names)
         return await self._transact(
-            "fixSeed", _address(committer), sequence, commitment, header, nonces
+            "fixSeed", encode_account(committer), sequence, commitment, header, nonces
         )
 
     async def post_batch(
@@ -379,15 +378,15 @@ class Chain:
             not_after,
             data_hash,
             packed.root,
-            [_address(account) for account in packed.requesters],
-            [_address(account) for account in packed.payees],
+            [encode_account(account) for account in packed.requesters],
+            [encode_account(account) for account in packed.payees],
             packed.lanes,
             deadline=deadline,
         )
 
     async def claim(self, payee: Address) -> TxOutcome:
         """Pay a payee's matured credit to its payout address."""
-        return await self._transact("claim", _address(payee))
+        return await self._transact("claim", encode_account(payee))
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -407,6 +406,14 @@ class Chain:
                 found[address] = self._web3.eth.contract(address=address, abi=abi)
             self._emitters = found
         return self._emitters
+
+    async def _find_events(self, name: str) -> list[Any]:
+        """Return the events of this name of all contracts that have it."""
+        return [
+            contract.events[name]()
+            for contract in (await self._find_emitters()).values()
+            if any((each["type"], each.get("name")) == ("event", name) for each in contract.abi)
+        ]
 
     async def _transact(
         self, name: str, *args: object, deadline: Timestamp | None = None
@@ -442,13 +449,6 @@ class Chain:
         tx_hash = format_hex(bytes(receipt["transactionHash"]))
         raise BrokenPrecondition(f"transaction {tx_hash} reverted", money=money)
 
-    def _search(
-        self, name: str, indexed: dict[str, object], start: int, end: int
-    ) -> list[ChainFact]:
-        event = self._contract.events[name]()
-        found = event.get_logs(from_block=start, to_block=end, argument_filters=indexed)
-        return [_make_fact(entry) for entry in found]
-
     def _guard(self, fn: Callable[[], T]) -> T:
         try:
             return fn()
@@ -475,6 +475,15 @@ def _read_logs(
     ]
 
 
+def _search(events: list[Any], indexed: dict[str, object], start: int, end: int) -> list[ChainFact]:
+    found = [
+        _make_fact(entry)
+        for event in events
+        for entry in event.get_logs(from_block=start, to_block=end, argument_filters=indexed)
+    ]
+    return sorted(found, key=lambda fact: (fact.block, fact.log_index))
+
+
 def _make_fact(entry: Any) -> ChainFact:
     return ChainFact(
         name=entry["event"],
@@ -483,11 +492,3 @@ def _make_fact(entry: Any) -> ChainFact:
         log_index=int(entry["logIndex"]),
         tx_hash=bytes(entry["transactionHash"]),
     )
-
-
-def _address(value: Address) -> str:
-    return Web3.to_checksum_address(value)
-
-
-def _to_bytes(address: str) -> Address:
-    return bytes.fromhex(address[2:])

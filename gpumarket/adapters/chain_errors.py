@@ -108,11 +108,11 @@ def decode_refusal(data: str, errors: ErrorIndex) -> ContractRefusal | None:
 
 
 def convert_value(value: Any) -> Any:
-    """Return a decoded ABI value in our own terms: addresses are bytes, structs are dicts."""
+    """Return an ABI value in our own terms: addresses as bytes, structs dicts, arrays tuples."""
     if isinstance(value, str) and value.startswith("0x") and len(value) == 42:
         return bytes.fromhex(value[2:])
     if isinstance(value, list | tuple):
-        return [convert_value(item) for item in value]
+        return tuple(convert_value(item) for item in value)
     if isinstance(value, Mapping):
         return {name: convert_value(item) for name, item in value.items()}
     return bytes(value) if isinstance(value, bytes) else value

@@ -20,6 +20,7 @@ from gpumarket.protocol.openings import LeafOpening, Place, PostedBatch
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.settlement import PaymentLeaf
+from gpumarket.protocol.signing import Signed
 
 Tuple = tuple[Any, ...]
 
@@ -27,6 +28,11 @@ Tuple = tuple[Any, ...]
 def encode_account(value: Address) -> str:
     """Return an address as web3 takes it."""
     return to_checksum_address(value)
+
+
+def decode_account(text: str) -> Address:
+    """Return an address as web3 gives it."""
+    return bytes.fromhex(text[2:])
 
 
 def encode_batch(batch: PostedBatch) -> Tuple:
@@ -126,6 +132,11 @@ def encode_attestation(attestation: Attestation) -> Tuple:
         attestation.evidence_hash,
         attestation.issued_at,
     )
+
+
+def encode_vote(seat: int, vote: Signed[Attestation]) -> Tuple:
+    """Return `IJury.Vote`; `seat` is the juror's place in the jury, from 0."""
+    return (seat, encode_attestation(vote.body), vote.signature)
 
 
 def encode_assignment(assignment: Assignment) -> Tuple:

@@ -190,9 +190,12 @@ class DisputesChain(Chain):
         return self._disputes
 
     async def _judge(self, name: str, *args: object) -> TxOutcome:
-        disputes = await self._find_disputes()
+        return await self._say(await self._find_disputes(), name, *args)
+
+    async def _say(self, judge: Any, name: str, *args: object) -> TxOutcome:
+        """Call a judge, unless it would refuse."""
         try:
-            function = disputes.functions[name](*args)
+            function = judge.functions[name](*args)
         except (*RAISED_BY_WEB3, TypeError) as error:
             # What a stranger signed may hold numbers that the contract has no room for.
             raise BrokenPrecondition(

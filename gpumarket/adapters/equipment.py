@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from gpumarket.adapters.content import EmbeddedNode, open_node
-from gpumarket.adapters.disputes_chain import DisputesChain
 from gpumarket.adapters.journal import SqlJournal
+from gpumarket.adapters.jury_chain import JuryChain
 from gpumarket.adapters.keys import Identity, load_identity, read_password
 from gpumarket.adapters.logs import Log, open_log
 from gpumarket.adapters.network import PeerNetwork
@@ -41,7 +41,7 @@ class Equipment:
     settings: RoleSettings
     identity: Identity
     domain: Domain
-    chain: DisputesChain
+    chain: JuryChain
     journal: SqlJournal
     network: PeerNetwork
     content: EmbeddedNode
@@ -64,7 +64,7 @@ async def open_equipment(
         password = read_password(Path(settings.password_file))
         identity = await trio.to_thread.run_sync(lambda: load_identity(data_dir, password=password))
         contract = parse_address(settings.contract)
-        chain = DisputesChain(
+        chain = JuryChain(
             rpc_url=settings.rpc_url,
             contract=contract,
             secret=identity.secret,

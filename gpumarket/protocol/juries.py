@@ -1,5 +1,5 @@
 """
-Juries: who decides about paid work, drawn from verifiers that nobody could choose.
+Juries: who decides whether signed work is false, drawn from verifiers that nobody could choose.
 
 Equal to `contracts/src/Jury.sol`: whoever has the list of verifiers and the seed block's mixHash
 recomputes every jury. Amounts are base units, times unix seconds.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
 from gpumarket.protocol.openings import Place
 from gpumarket.protocol.signing import encode_address, encode_uint, keccak256
 
@@ -35,6 +35,59 @@ class VerifierRecord:
     stake: int
     """Less what is being unstaked."""
     payout: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """One who put up a bond in a case, and for which side."""
+
+    account: Address
+    bond: int
+    accuses: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRecord:
+    """Where an open case stands: `IJury.Case`."""
+
+    case: int
+    place: Place
+    """Of the leaf; of work that no batch has paid, whom its order names, and zeros."""
+    receipt_hash: Hash32
+    price: int
+    """Held of the payment; zero where no batch has paid."""
+    stake_held: int
+    eligible: int
+    """Verifiers that may be drawn: the first so many of the list."""
+    level: int
+    verdict: int
+    """What the jury of this level decided: 1 MATCH, 2 MISMATCH; 0 while it has not."""
+    is_posted: bool
+    """Whether the work was accused where a batch paid it."""
+    draw_block: int
+    """The jury's seed is the mixHash of the block SEED_DELAY after this one."""
+    deadline: int
+    """While a jury sits, until when it may decide; then, until when anyone may appeal."""
+    jury_hash: Hash32
+    voters_hash: Hash32
+    parties: tuple[Party, ...]
+    """The accuser first, then who appealed."""
+
+    @property
+    def is_seated(self) -> bool:
+        """Say whether the jury of this level was drawn."""
+        return self.jury_hash != ZERO_HASH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """What became of a receipt that was accused on its own: `IJury.Trial`."""
+
+    case: int
+    verdict: int
+    """What the present level decided: 1 MATCH, 2 MISMATCH, 0 nothing yet."""
+    is_over: bool
+    """The verdict was carried out: nobody is tried twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +119,7 @@ def count_eligible(listed_at: Sequence[int], *, posted_at: int, epoch: int) -> i
     Return how many of the first verifiers may judge a batch: those listed an epoch before it.
 
     `listed_at` in the order of the list, which is that of time; `accuse` wants exactly this number.
+    For work that no batch has paid, `posted_at` is when it is accused.
     """
     latest = posted_at - epoch
     return sum(1 for time in listed_at if time <= latest)

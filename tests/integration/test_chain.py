@@ -61,7 +61,7 @@ async def test_a_deposit_becomes_credit_through_a_batch(network: Network) -> Non
     assert await chain.read_bond(bob) == 2_000_000
     facts = {fact.name: fact for fact in await chain.read_facts(0)}
     assert facts["Deposited"].args == {"requester": alice, "amount": 3_000_000}
-    assert facts["BatchPosted"].args["requesters"] == [alice]
+    assert facts["BatchPosted"].args["requesters"] == (alice,)
     assert facts["BatchPosted"].tx_hash == outcome.tx_hash
 
 
