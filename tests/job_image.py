@@ -1,4 +1,4 @@
-"""The image that jobs of tests run in, built once whoever asks first."""
+"""The images that jobs of tests run in; the common one is built by whoever asks first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_FOLDER = ROOT / "build/images/embeddings"
+TORCH_IMAGE_FOLDER = ROOT / "build/images/torch"
+TORCH_IMAGE_MISSING = "the image with PyTorch is not built: scripts/build-image --torch"
 BUILD_SECONDS_MAX = 600
 
 
@@ -21,5 +23,15 @@ def build_job_image() -> tuple[Path, str]:
         fcntl.flock(held, fcntl.LOCK_EX)
         command = [ROOT / "scripts/build-image"]
         subprocess.run(command, check=True, timeout=BUILD_SECONDS_MAX, capture_output=True)
-    record = json.loads((IMAGE_FOLDER / "image.json").read_text())
-    return IMAGE_FOLDER / "image.tar", record["config_digest"]
+    return read_image(IMAGE_FOLDER)
+
+
+def find_torch_image() -> tuple[Path, str] | None:
+    """Return archive and config digest of the image with PyTorch, or None; tests never build it."""
+    return read_image(TORCH_IMAGE_FOLDER) if (TORCH_IMAGE_FOLDER / "image.json").exists() else None
+
+
+def read_image(folder: Path) -> tuple[Path, str]:
+    """Return archive and config digest of an image that is built."""
+    record = json.loads((folder / "image.json").read_text())
+    return folder / "image.tar", record["config_digest"]
