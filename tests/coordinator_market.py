@@ -46,6 +46,7 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
+from tests.played_court import PlayedCourt
 
 M = TypeVar("M")
 
@@ -170,6 +171,8 @@ class PlayedVerifier:
     is_mute_when_shown: bool = False
     approves_all: bool = False
     """Whether it states a match whatever it got."""
+    lies: frozenset[int] = frozenset()
+    """Units of which it makes up an output, so that it can state a mismatch."""
     stake: int = 10
     payout: str = ""
     """Whose address its claims go to; empty is its own."""
@@ -186,7 +189,7 @@ class PlayedVerifier:
             order_hash=request.order_hash,
             unit=request.unit,
             verifier=self.address,
-            output=make_cid(f"output {request.unit}"),
+            output=make_cid(f"{'lie' if request.unit in self.lies else 'output'} {request.unit}"),
             exit_code=0,
             repro_class=self.card.get("repro_class", make_hash("class")),
             duration_ms=DURATION_MS,
@@ -348,6 +351,7 @@ class Market:
         self.state = make_state(make_settings(**settings))
         self.now = NOW
         self.chain = PlayedChain()
+        self.court = PlayedCourt(self.list_jurors)
         self.providers: dict[Address, PlayedProvider] = {}
         self.verifiers: dict[Address, PlayedVerifier] = {}
         self.todo: list[effects.Effect] = []
@@ -476,6 +480,10 @@ class Market:
             )
         )
 
+    def list_jurors(self) -> list[Address]:
+        """Return whom the contract could draw: all that ever came, connected or not."""
+        return sorted(self.verifiers)
+
     def leave_verifier(self, name: str = "verifier-1") -> None:
         """Cut a verifier's session."""
         verifier = self.verifiers[make_address(name)]
@@ -525,6 +533,10 @@ class Market:
                 self.inbox.append(events.NonceDrawn(at=self.now, epoch=effect.epoch, nonce=nonce))
             case effects.CommitEpoch() | effects.FixSeed() | effects.PostBatch():
                 self.inbox.append(self._ask_chain(effect))
+            case effects.OpenCase():
+                self.inbox.append(self.court.open(effect, self.now))
+            case effects.MoveCase():
+                self.inbox.append(self.court.move(effect, self.now))
             case effects.FetchOutput():
                 self.inbox.append(self._fetch(effect))
             case effects.ReadEscrow():

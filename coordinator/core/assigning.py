@@ -115,8 +115,8 @@ def _ask(state: State, check: Check, verifier: Verifier) -> SendMessage:
     return make_check_request(state, check)
 
 
-def make_check_request(state: State, check: Check) -> SendMessage:
-    """Return the message that asks a verifier to do a task again, now or again."""
+def make_check_request(state: State, check: Check, *, case: int = 0) -> SendMessage:
+    """Return the message that asks a verifier, or a case's juror, to do a task again."""
     if check.verifier is None or check.deadline is None:
         raise LocalProtocolError("a check was asked of nobody")
     segments = list_starts(state, check)
@@ -129,6 +129,7 @@ def make_check_request(state: State, check: Check) -> SendMessage:
         deadline=check.deadline,
         sources=list_checkpoint_sources(state, lease) if segments else state.sources,
         segments=segments,
+        case=case,
     )
     return SendMessage(recipient=check.verifier, message=message)
 

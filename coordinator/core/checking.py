@@ -23,7 +23,7 @@ from coordinator.core.state import (
 )
 from coordinator.core.training import check_claim
 from gpumarket.protocol import messages
-from gpumarket.protocol.attestation import Opening, Verdict
+from gpumarket.protocol.attestation import Opening, Seal, Verdict
 from gpumarket.protocol.cids import decode_cid_untrusted
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
@@ -61,20 +61,26 @@ def begin_checks(state: State, epoch: Epoch) -> list[Effect]:
 
 def take_seal(state: State, sender: Address, message: messages.CheckSealed) -> list[Effect]:
     """Keep a verifier's seal; when a provider's last one is in, its results are opened."""
-    seal = verify(message.seal, state.settings.domain)
-    if not sender == seal.signer == seal.body.verifier:
-        raise RemoteProtocolError("a seal is signed by somebody else than its verifier")
-    found = find_check_of(state, seal.body.receipt_hash, sender)
+    seal = verify_seal(state, sender, message.seal)
+    found = find_check_of(state, seal.receipt_hash, sender)
     if found is None or found[1].state is not CheckState.ASKED:
         return []
     epoch, check = found
-    if (seal.body.order_hash, seal.body.unit) != (check.order_hash, check.unit):
+    if (seal.order_hash, seal.unit) != (check.order_hash, check.unit):
         raise RemoteProtocolError("a seal is about another task than its receipt")
     check.seal = message.seal
     move_check(check, CheckState.SEALED)
     free_verifier(state, check)
     write_log(state, state.jobs[check.order_hash], "sealed", task=check.unit, actor=sender)
     return request_openings_if_sealed(state, epoch, check.provider)
+
+
+def verify_seal(state: State, sender: Address, signed: Signed[Seal]) -> Seal:
+    """Return a seal that its sender signed; raise `RemoteProtocolError` for another's."""
+    seal = verify(signed, state.settings.domain)
+    if not sender == seal.signer == seal.body.verifier:
+        raise RemoteProtocolError("a seal is signed by somebody else than its verifier")
+    return seal.body
 
 
 def decline_check(state: State, sender: Address, message: messages.Declined) -> list[Effect]:

@@ -27,6 +27,7 @@ from coordinator.core import (
     sessions,
     settling,
     training,
+    trials,
 )
 from coordinator.core.effects import Effect
 from coordinator.core.events import Event, MessageReceived
@@ -71,6 +72,7 @@ TIMERS: Final[dict[str, Timer]] = {
     "refetch": judging.refetch,
     "lost-provider": sessions.expire_provider,
     "lost-verifier": sessions.expire_verifier,
+    "trial": trials.expire_trial,
     "hardware": hardware_checks.begin_round,
     "hardware-step": hardware_checks.expire_step,
 }
@@ -153,6 +155,12 @@ def _apply(state: State, event: Event) -> list[Effect]:  # noqa: C901  one case 
             return _begin_checks(state, event)
         case events.BatchPosted():
             return batching.take_batch(state, event)
+        case events.CaseOpened():
+            return trials.take_opened(state, event)
+        case events.CaseSeen():
+            return trials.take_seen(state, event)
+        case events.CaseRefused():
+            return trials.refuse_step(state, event)
         case events.ChainRefused():
             refuse = batching.refuse_batch if event.call == "batch" else epochs.refuse_call
             return refuse(state, event)
@@ -195,10 +203,18 @@ def _hear(  # noqa: C901  one case for each message
             return leases.fail_lease(state, sender, message)
         case messages.RootSigned():
             return epochs.take_root(state, sender, message)
+        case messages.CheckSealed() if trials.is_juror(
+            state, sender, message.seal.body.receipt_hash
+        ):
+            return trials.take_seal(state, sender, message)
         case messages.CheckSealed():
             return checking.take_seal(state, sender, message)
         case messages.ResultsOpened():
             return checking.take_openings(state, sender, message)
+        case messages.CheckDone() if trials.is_juror(
+            state, sender, message.attestation.body.receipt_hash
+        ):
+            return trials.take_vote(state, sender, message)
         case messages.CheckDone():
             return judging.take_verdict(state, sender, message)
         case messages.ApprovalsKept():

@@ -8,14 +8,20 @@ it was done, then do it. Each says which event answers it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from gpumarket.protocol.attestation import Attestation
 from gpumarket.protocol.hardware import HardwareTask, OpenedRow
 from gpumarket.protocol.ids import Address, Cid, Hash32, Multiaddr
 from gpumarket.protocol.lease import LeaseOffer
 from gpumarket.protocol.messages import Message
+from gpumarket.protocol.order import Order
 from gpumarket.protocol.proof import EpochDocument
+from gpumarket.protocol.receipt import Receipt
 from gpumarket.protocol.settlement import Batch, Bill
+from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import U32, U64, Timestamp
 
@@ -110,6 +116,47 @@ class PostBatch(_Effect, frozen=True, kw_only=True):
     post_by: Timestamp
 
 
+class OpenCase(_Effect, frozen=True, kw_only=True):
+    """
+    Accuse a receipt before a jury on chain, with a bond from our own escrow.
+
+    Look first whether somebody did: `CaseOpened`, or `CaseRefused`.
+    """
+
+    receipt_hash: Hash32
+    order: Order
+    receipt: Signed[Receipt]
+
+
+class CaseVote(msgspec.Struct, frozen=True, kw_only=True):
+    """A juror's vote and its seat."""
+
+    seat: U32
+    attestation: Signed[Attestation]
+
+
+CaseStep = Literal["seat", "decide", "escalate", "close"]
+
+
+class MoveCase(_Effect, frozen=True, kw_only=True):
+    """
+    Look at a case on chain, and take this step unless somebody did.
+
+    `seat` waits for the block that draws the jury. `CaseSeen`, or `CaseRefused`.
+    """
+
+    receipt_hash: Hash32
+    case: U64
+    level: U32
+    step: CaseStep
+    jury: tuple[Address, ...] = ()
+    """For `decide`."""
+    votes: tuple[CaseVote, ...] = ()
+    """For `decide`: by seat, all with one verdict."""
+    voters: tuple[Address, ...] = ()
+    """For `close`: whose votes decided; empty where nobody's did."""
+
+
 class ReadEscrow(_Effect, frozen=True, kw_only=True):
     """Ask the chain for a requester's escrow: `EscrowSeen`, or nothing where it cannot be had."""
 
@@ -181,6 +228,8 @@ Effect = (
     | CommitEpoch
     | FixSeed
     | PostBatch
+    | OpenCase
+    | MoveCase
     | ReadEscrow
     | FetchOutput
     | FetchCheckpoint

@@ -12,9 +12,12 @@ from coordinator.core.lifecycle import (
     NEXT_CHECK,
     NEXT_EPOCH,
     NEXT_PART,
+    NEXT_TRIAL,
     CheckState,
     EpochState,
     PartStage,
+    TrialOutcome,
+    TrialState,
 )
 from gpumarket.protocol.attestation import Attestation, Evidence, Seal, Verdict
 from gpumarket.protocol.errors import LocalProtocolError
@@ -55,6 +58,33 @@ class Check(msgspec.Struct, kw_only=True):
     def key(self) -> bytes:
         """Its name among all checks: 33 bytes."""
         return make_check_key(self.receipt_hash, self.turn)
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """A jury's case about a result that a verifier called false; `trials.py` runs it."""
+
+    receipt_hash: Hash32
+    lease_id: Hash32
+    provider: Address
+    accusers: list[Address]
+    """The verifiers on whose word it was opened."""
+    state: TrialState = TrialState.OPENING
+    outcome: TrialOutcome = TrialOutcome.OPEN
+    case: int = 0
+    """The chain's number of it; zero while it is not open there."""
+    level: int = 0
+    jury: tuple[Address, ...] = ()
+    """Of the present level, in the order of the seats; empty while none is seated."""
+    voters: tuple[Address, ...] = ()
+    """Whose votes decided, in the order of the seats."""
+    verdict: Verdict | None = None
+    """What the jury of the present level decided, and at last the final verdict."""
+    deadline: Timestamp = Timestamp(0)
+    """The chain's: of the vote, or of an appeal."""
+    votes: list[Check] = []
+    """Of all jurors that were asked, at any level: a vote is a check."""
+    problem: str = ""
+    """Why the chain does not move on, or why there is no jury."""
 
 
 class Pool(msgspec.Struct, kw_only=True):
@@ -122,6 +152,8 @@ class Epoch(msgspec.Struct, kw_only=True):
     """Why the chain does not move on; empty when it does."""
     checks: dict[bytes, Check] = {}
     """By `Check.key`."""
+    trials: dict[Hash32, Trial] = {}
+    """By receipt."""
 
 
 def make_check_key(receipt_hash: Hash32, turn: int) -> bytes:
@@ -141,6 +173,15 @@ def move_part(part: Part, to: PartStage) -> None:
     if to not in NEXT_PART[part.stage]:
         raise LocalProtocolError(f"a part cannot go from {part.stage.value} to {to.value}")
     part.stage = to
+
+
+def move_trial(trial: Trial, to: TrialState) -> None:
+    """Change a trial's state as `NEXT_TRIAL` allows; the same state again is no change."""
+    if to is trial.state:
+        return
+    if to not in NEXT_TRIAL[trial.state]:
+        raise LocalProtocolError(f"a trial cannot go from {trial.state.value} to {to.value}")
+    trial.state = to
 
 
 def move_check(check: Check, to: CheckState) -> None:

@@ -219,6 +219,35 @@ class BatchPosted(_Event, frozen=True, kw_only=True):
     tx: Hash32
 
 
+class CaseOpened(_Event, frozen=True, kw_only=True):
+    """A jury's case about a receipt is open on chain, ours or somebody's."""
+
+    receipt_hash: Hash32
+    case: U64
+
+
+class CaseSeen(_Event, frozen=True, kw_only=True):
+    """Where a case stands on chain."""
+
+    receipt_hash: Hash32
+    level: U32
+    jury: tuple[Address, ...]
+    """In the order of the seats; empty while none is seated."""
+    verdict: U32
+    """As in attestations; zero while there is none. Of a closed case the final one."""
+    voters: tuple[Address, ...]
+    deadline: U64
+    is_over: bool
+
+
+class CaseRefused(_Event, frozen=True, kw_only=True):
+    """A step of a case did not come through: it is tried again unless it can never succeed."""
+
+    receipt_hash: Hash32
+    is_final: bool
+    text: str
+
+
 ChainCall = Literal["commit", "seed", "batch"]
 
 
@@ -310,6 +339,9 @@ Event = (
     | EpochCommitted
     | SeedFixed
     | BatchPosted
+    | CaseOpened
+    | CaseSeen
+    | CaseRefused
     | ChainRefused
     | OutputFetched
     | OutputMissing

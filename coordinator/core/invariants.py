@@ -10,13 +10,21 @@ from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
 from coordinator.core.epoch_state import Epoch
-from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.lifecycle import (
+    CheckState,
+    EpochState,
+    JobState,
+    PartStage,
+    TrialOutcome,
+    TrialState,
+    UnitState,
+)
 from coordinator.core.pools import find_pool, list_checks
 from coordinator.core.relaying import UNHEARD_MAX
+from coordinator.core.rulings import is_clear, is_proven_right
 from coordinator.core.settlement_pool import count_pool
 from coordinator.core.settling import compute_money, is_posted, list_payments
 from coordinator.core.state import BatchRecord, Job, Lease, State, find_bill, make_bill_key
-from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseState
@@ -38,6 +46,7 @@ def check_state(state: State) -> None:
         *_check_leases(state),
         *_check_peers(state),
         *_check_epochs(state),
+        *_check_trials(state),
         *_check_bills(state),
         *_check_batches(state),
         *_check_timers(state),
@@ -205,10 +214,9 @@ def _has_passed(state: State, lease: Lease) -> bool:
     epoch = state.epochs[lease.epoch]
     pool = find_pool(epoch.parts[lease.provider], lease.order_hash)
     checks = list_checks(epoch, pool)
-    verdicts = {check.verdict for check in checks}
-    own = {check.verdict for check in checks if check.lease_id == lease.lease_id}
-    is_undecided = bool(own) and Verdict.MATCH not in own
-    is_clean = Verdict.MISMATCH not in verdicts and None not in verdicts
+    own = [check for check in checks if check.lease_id == lease.lease_id]
+    is_undecided = bool(own) and not any(is_proven_right(epoch, check) for check in own)
+    is_clean = is_clear(state, epoch, pool) and all(check.verdict for check in checks)
     return epoch.seed is not None and pool.is_cleared and is_clean and not is_undecided
 
 
@@ -279,6 +287,27 @@ def _check_parts(state: State, epoch: Epoch) -> Iterator[str]:
             yield f"epoch {epoch.number} has closed a part with work left"
         if part.stage not in (PartStage.SIGNING, PartStage.CLOSED) and part.signed is None:
             yield f"epoch {epoch.number} goes on without a root"
+
+
+def _check_trials(state: State) -> Iterator[str]:
+    trials = [trial for epoch in state.epochs.values() for trial in epoch.trials.values()]
+    open_trials = {trial.receipt_hash for trial in trials if trial.state is not TrialState.CLOSED}
+    if open_trials != set(state.trials):
+        yield "cases that are open and the list of them differ"
+    timers = {(kind, key) for _, kind, key in state.timers}
+    for trial in trials:
+        name = f"case {trial.case}"
+        # After an appeal it stands open again, and what was paid for stays paid for.
+        is_ruled = trial.outcome is not TrialOutcome.OPEN
+        if trial.state in (TrialState.DECIDED, TrialState.CLOSED) and not is_ruled:
+            yield f"{name} is {trial.state.value} and for the payment {trial.outcome.value}"
+        # Once its deadline has passed, the step that follows is under way.
+        is_timed = trial.state in (TrialState.VOTING, TrialState.DECIDED)
+        waits = is_timed and trial.deadline >= state.now
+        if waits and ("trial", trial.receipt_hash) not in timers:
+            yield f"{name} waits for ever"
+        if any(vote.verdict and vote.seal is None for vote in trial.votes):
+            yield f"{name} has a vote that was not blind"
 
 
 def _check_timers(state: State) -> Iterator[str]:

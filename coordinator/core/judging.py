@@ -23,6 +23,12 @@ from coordinator.core.pools import (
     list_checks,
 )
 from coordinator.core.relaying import relay_matches
+from coordinator.core.rulings import (
+    Ruling,
+    is_proven_right,
+    judge_mismatches,
+    list_failed_orders,
+)
 from coordinator.core.state import (
     Lease,
     State,
@@ -46,6 +52,11 @@ from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.signing import verify
 from gpumarket.protocol.units import Amount, Timestamp
 
+DIFFERENT = Reason(
+    code="GM-7107",
+    text="the job's own program calls a task done again different",
+    fault="provider",
+)
 FORGED = Reason(
     code="GM-7101",
     text="a task done again gave another result",
@@ -198,7 +209,7 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
     if found is None or found[1].state is not CheckState.SHOWN:
         return []
     epoch, check = found
-    verdict = _check_verdict(state, check, attestation.body, message.evidence)
+    verdict = check_verdict(state, check, attestation.body, message.evidence)
     check.attestation, check.evidence, check.verdict = (
         message.attestation,
         message.evidence,
@@ -217,9 +228,10 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
     return [publish, *judge_part(state, epoch, check.provider)]
 
 
-def _check_verdict(
+def check_verdict(
     state: State, check: Check, attestation: Attestation, evidence: Evidence
 ) -> Verdict:
+    """Return what a check or a juror says; raise `RemoteProtocolError` where it cannot say that."""
     own, lease = evidence.own, state.leases[check.lease_id]
     if check.seal is None or lease.opening is None:
         raise LocalProtocolError("a verdict came on a check that is not open")
@@ -267,41 +279,38 @@ def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
     return [*effects, make_epoch_closed(epoch, provider)]
 
 
-def uphold(state: State, epoch: Epoch, pool: Pool) -> bool:
-    """
-    Say whether a mismatch stands among the checks of a pool, all of which are done.
-
-    As yet any verifier's word stands, also against that of a second one.
-    """
-    return any(check.verdict is Verdict.MISMATCH for check in list_checks(epoch, pool))
-
-
 def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) -> list[Effect]:
-    part = epoch.parts[provider]
-    orders = [order_hash for order_hash in pool.order_hashes if order_hash in part.open_orders]
-    checks = list_checks(epoch, pool)
-    if not orders or any(check.state is not CheckState.DONE for check in checks):
+    part, checks = epoch.parts[provider], list_checks(epoch, pool)
+    if any(check.state is not CheckState.DONE for check in checks):
         return []
-    if uphold(state, epoch, pool):
+    failed = list_failed_orders(state, epoch, pool)
+    effects = end_orders(state, epoch, provider=provider, orders=failed, reason=DIFFERENT)
+    orders = [order_hash for order_hash in pool.order_hashes if order_hash in part.open_orders]
+    if not orders:
+        return effects
+    ruling, new = judge_mismatches(state, epoch, pool)
+    effects += new
+    if ruling is Ruling.OPEN:
+        return effects
+    if ruling is Ruling.FORGED:
         note_facts(state, provider).forged += 1
         state.standings[provider].audited = 0
-        return end_pool(state, epoch, provider=provider, pool=pool, reason=FORGED)
+        return effects + end_pool(state, epoch, provider=provider, pool=pool, reason=FORGED)
     sampled = [state.leases[check.lease_id] for check in checks]
     awaited = [lease for lease in sampled if lease.order_hash in part.open_orders]
     if any(lease.fetch_by is not None for lease in awaited):
-        return []
+        return effects
     gone = next((lease for lease in awaited if lease.output_problem), None)
     if gone is not None:
         # Whoever knows the sample could hide what was forged of it and keep the rest.
         note_facts(state, provider).withheld += 1
         reason = _make_gone(gone)
-        return end_pool(state, epoch, provider=provider, pool=pool, reason=reason)
+        return effects + end_pool(state, epoch, provider=provider, pool=pool, reason=reason)
     if not pool.is_cleared:
         pool.is_cleared = True
-        matched = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
+        matched = {check.lease_id for check in checks if is_proven_right(epoch, check)}
         learnt = [one for one in matched if not is_self_dealt(state, state.leases[one])]
         find_standing(state, provider).audited += len(learnt)
-    effects: list[Effect] = []
     for order_hash in orders:
         effects += _judge_order(state, epoch, provider=provider, order_hash=order_hash)
     return effects
@@ -321,7 +330,7 @@ def _judge_order(
     leases = [le for le in list_open_leases(state, part) if le.order_hash == order_hash]
     if any(lease.fetch_by is not None for lease in leases):
         return []
-    decided = {check.lease_id for check in checks if check.verdict is Verdict.MATCH}
+    decided = {check.lease_id for check in checks if is_proven_right(epoch, check)}
     undecided = {check.lease_id for check in checks} - decided
     part.open_orders.remove(order_hash)
     effects: list[Effect] = []
@@ -372,22 +381,34 @@ def end_pool(
     state: State, epoch: Epoch, *, provider: Address, pool: Pool, reason: Reason
 ) -> list[Effect]:
     """Reject all of a provider's results in a pool and keep it away from the jobs they are of."""
+    orders, extent = pool.order_hashes, describe_extent(pool)
+    return end_orders(state, epoch, provider=provider, orders=orders, reason=reason, extent=extent)
+
+
+def end_orders(
+    state: State,
+    epoch: Epoch,
+    *,
+    provider: Address,
+    orders: list[Hash32],
+    reason: Reason,
+    extent: str = "",
+) -> list[Effect]:
+    """Reject all of a provider's results for some jobs of an epoch; `extent` is what else falls."""
     part = epoch.parts[provider]
-    part.reason = reason
     effects: list[Effect] = []
-    for order_hash in pool.order_hashes:
+    for order_hash in orders:
         if order_hash in part.open_orders:
             part.open_orders.remove(order_hash)
-            effects += _end_order(state, part, order_hash=order_hash, reason=reason)
+            part.reason = reason
+            effects += _end_order(state, part, order_hash, reason=reason, extent=extent)
     return effects
 
 
-def _end_order(state: State, part: Part, *, order_hash: Hash32, reason: Reason) -> list[Effect]:
-    job, pool, provider = (
-        state.jobs[order_hash],
-        find_pool(part, order_hash),
-        part.expected.provider,
-    )
+def _end_order(
+    state: State, part: Part, order_hash: Hash32, *, reason: Reason, extent: str
+) -> list[Effect]:
+    job, provider = state.jobs[order_hash], part.expected.provider
     if provider not in job.excluded:
         job.excluded.append(provider)
     listed = [state.leases[lease_id] for lease_id in part.lease_ids]
@@ -396,7 +417,6 @@ def _end_order(state: State, part: Part, *, order_hash: Hash32, reason: Reason) 
         for lease in listed
         if lease.order_hash == order_hash and lease.state is LeaseState.FINISHED
     ]
-    extent = describe_extent(pool)
     others = f"; none {extent} is paid" if extent else ""
     text = f"{reason.text}: {len(leases)} tasks go to others, unpaid{others}"
     write_log(state, job, "unpaid", text=text, actor=provider, reason=reason)

@@ -115,3 +115,35 @@ NEXT_CHECK: Final[dict[CheckState, frozenset[CheckState]]] = {
     CheckState.SHOWN: frozenset({CheckState.DONE}),
     CheckState.DONE: frozenset(),
 }
+
+
+class TrialState(Enum):
+    """Where a jury's case about a result stands."""
+
+    OPENING = "opening"
+    SEATING = "seating"
+    """The jury of the present level is still to be drawn."""
+    VOTING = "voting"
+    DECIDED = "decided"
+    """The jury's verdict is on chain; it may be appealed until the deadline."""
+    CLOSED = "closed"
+
+
+NEXT_TRIAL: Final[dict[TrialState, frozenset[TrialState]]] = {
+    TrialState.OPENING: frozenset({TrialState.SEATING, TrialState.CLOSED}),
+    # The chain is looked at now and then: what others did meanwhile is seen at once.
+    TrialState.SEATING: frozenset({TrialState.VOTING, TrialState.DECIDED, TrialState.CLOSED}),
+    TrialState.VOTING: frozenset({TrialState.SEATING, TrialState.DECIDED, TrialState.CLOSED}),
+    TrialState.DECIDED: frozenset({TrialState.SEATING, TrialState.VOTING, TrialState.CLOSED}),
+    TrialState.CLOSED: frozenset(),
+}
+
+
+class TrialOutcome(Enum):
+    """What a case comes to for the payment: the first jury's verdict, which is not waited out."""
+
+    OPEN = "open"
+    CONVICTED = "convicted"
+    ACQUITTED = "acquitted"
+    UNHEARD = "unheard"
+    """No jury could be had, or none decided: the verifiers' words stand."""

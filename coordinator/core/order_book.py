@@ -21,8 +21,13 @@ def is_online(state: State, provider: Provider) -> bool:
 
 
 def is_eligible(state: State, verifier: Verifier) -> bool:
-    """Say whether a verifier may be given checks: it is connected and has a stake to lose."""
-    return verifier.session > 0 and verifier.stake >= state.settings.verifier_stake_min
+    """
+    Say whether a verifier may be given checks.
+
+    It is connected, has a stake to lose, and its word was not found false of late.
+    """
+    is_staked = verifier.stake >= state.settings.verifier_stake_min
+    return verifier.session > 0 and is_staked and verifier.barred_until <= state.now
 
 
 def get_reputation(state: State, provider: Address) -> ShareInPpm:

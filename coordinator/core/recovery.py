@@ -21,6 +21,7 @@ from coordinator.core.placing import make_proposal
 from coordinator.core.relaying import list_unheard
 from coordinator.core.state import State
 from coordinator.core.training import list_unkept
+from coordinator.core.trials import list_open, list_steps
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import LeaseState, Reason
@@ -34,6 +35,8 @@ def list_outstanding(state: State) -> list[Effect]:
     effects: list[Effect] = [ReadEscrow(requester=who) for who in state.escrows]
     for number in state.open_epochs:
         effects += _list_for_epoch(state, state.epochs[number])
+    for epoch, trial in list_open(state):
+        effects += list_steps(state, epoch, trial)
     return effects + list_unkept(state) + list_unposted(state)
 
 

@@ -28,6 +28,7 @@ from coordinator.core.recovery import (
     list_outstanding,
 )
 from coordinator.core.state import Provider, State, Verifier, set_timer
+from coordinator.core.trials import ask_juror
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address
@@ -226,7 +227,8 @@ def join_verifier(state: State, event: VerifierJoined) -> list[Effect]:
     known.session, known.lost_at = event.session, None
     if not is_new_session:
         return []
-    return [_make_welcome(state, event.sender), *list_for_verifier(state, event.sender)]
+    effects = [_make_welcome(state, event.sender), *list_for_verifier(state, event.sender)]
+    return effects + ask_juror(state, event.sender)
 
 
 def leave_verifier(state: State, event: VerifierLeft) -> list[Effect]:

@@ -62,6 +62,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     class_wait_seconds: int = 120
     """How long a check waits for a verifier of the provider's class where no other can decide it,
     and a second check for a second verifier."""
+    jury_min: int = 3
+    """Verifiers that must be here and may sit before a case is opened: of fewer a jury is no more
+    than the word it judges."""
+    bar_seconds: int = 7 * 86_400
+    """How long a verifier whose word a jury did not uphold is given no checks."""
     fetch_seconds: int = 300
     fetch_attempts_max: int = 3
     retry_seconds: int = 10

@@ -261,7 +261,7 @@ def _forget_old_jobs(state: State) -> None:
         return
     in_use = {
         state.leases[lease_id].order_hash
-        for number in state.open_epochs
+        for number in {*state.open_epochs, *state.trials.values()}
         for part in state.epochs[number].parts.values()
         for lease_id in part.lease_ids
     }

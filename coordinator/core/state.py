@@ -66,6 +66,8 @@ class Verifier(msgspec.Struct, kw_only=True):
     """Where its claims go."""
     asked: list[bytes] = []
     """Keys of the checks it is at: each takes a slot."""
+    barred_until: Timestamp = Timestamp(0)
+    """Until when it is given no checks, because its word proved false."""
 
 
 class Escrow(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,6 +307,8 @@ class State(msgspec.Struct, kw_only=True):
     """Where the checks of a receipt are found, for open epochs."""
     waiting_checks: dict[bytes, None] = {}
     """By key."""
+    trials: dict[Hash32, int] = {}
+    """Receipts whose case is not closed, and the epoch of each."""
     due: dict[bytes, Timestamp] = {}
     """The settlement pool: keys of bills in no batch yet, with when they came."""
     pool_sums: PoolSums = msgspec.field(default_factory=PoolSums)

@@ -21,7 +21,7 @@ from coordinator.core.leases import (
     get_unit,
     start_lease,
 )
-from coordinator.core.pools import find_check, get_seed
+from coordinator.core.pools import get_seed
 from coordinator.core.state import Job, Lease, State, get_receipt, write_log
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Evidence
@@ -174,16 +174,16 @@ def check_claim(state: State, lease: Lease, result: UnitResult) -> None:
 def find_audit(state: State, check: Check) -> SegmentAudit | None:
     """Return a checked task's chain and the segments that the seed picks of it; None for others."""
     job, lease = state.jobs[check.order_hash], state.leases[check.lease_id]
-    plan, found = job.spec.checkpoint, find_check(state, check.key)
+    plan = job.spec.checkpoint
     if plan is None:
         return None
-    if found is None:
-        raise LocalProtocolError("a check is of no open epoch")
+    if lease.epoch is None:
+        raise LocalProtocolError("a check is of no epoch")
     states = tuple(signed.body for signed in lease.segments)
     drawn = draw_segments(
         states,
         plan=plan,
-        seed=get_seed(found[0]),
+        seed=get_seed(state.epochs[lease.epoch]),
         receipt_hash=get_receipt(lease).body.compute_struct_hash(),
         is_full=job.spec.verify.mode == "full",
     )

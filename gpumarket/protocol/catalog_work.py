@@ -180,6 +180,10 @@ gpumarket job why JOB""",
 a checkpoint is not what its provider says
 The weights, the length of the update or the loss that was signed are not those of its checkpoint.
 gpumarket job describe JOB""",
+    """GM-7107 422 MARKET_FAILED provider retry
+the job's own program calls a result different
+Nothing that this provider did for the job in this round is paid; other jobs' pay is not touched.
+gpumarket job describe JOB""",
     """GM-7202 409 MARKET_FAILED verifier final
 a check was asked for too late
 The deadline of a check had passed when it was asked for.

@@ -167,6 +167,8 @@ class CheckRequested(_Message, frozen=True, kw_only=True):
     sources: tuple[Multiaddr, ...]
     segments: Annotated[tuple[SegmentStart, ...], Meta(max_length=SEGMENTS_MAX)] = ()
     """For a training task: the segments to do again, instead of the whole."""
+    case: U64 = 0
+    """The chain's number of the case in which the verifier is a juror; zero for a check."""
 
 
 class CheckSealed(_Message, frozen=True, kw_only=True):

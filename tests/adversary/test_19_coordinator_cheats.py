@@ -20,6 +20,7 @@ from coordinator.core import assigning, judging
 from coordinator.core.epoch_state import Check as CheckState
 from coordinator.core.epoch_state import Epoch
 from coordinator.core.lifecycle import JobState
+from coordinator.core.rulings import Ruling
 from coordinator.core.state import Job, State
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.audit import check_proof
@@ -136,7 +137,7 @@ def test_a_verifier_that_was_never_listed_is_not_missed_as_yet() -> None:
 
 def look_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the core take no mismatch for one, and its invariants say nothing of it."""
-    monkeypatch.setattr(judging, "uphold", lambda *_: False)
+    monkeypatch.setattr(judging, "judge_mismatches", lambda *_: (Ruling.CLEAR, []))
     monkeypatch.setattr(coordinator_market, "check_state", lambda *_: None)
 
 

@@ -266,7 +266,7 @@ def test_an_overlapped_result_is_checked_by_two_verifiers_and_both_are_paid():
 
 
 @pytest.mark.usefixtures("everything_overlaps")
-def test_a_second_verifier_that_contradicts_a_lazy_one_is_believed_as_yet():
+def test_a_second_verifier_that_contradicts_a_lazy_one_is_believed_where_no_jury_is():
     _, job, checks = play_with_verifiers(
         ("verifier-1", {"approves_all": True}),
         ("verifier-2", {"approves_all": False}),

@@ -407,7 +407,7 @@ def test_all_segments_are_done_again_where_the_job_asks_for_it():
     assert [each.index for each in asked.segments] == list(range(1, LAST + 1))
 
 
-def test_a_draw_without_an_open_epoch_is_our_own_bug(market):
+def test_a_draw_without_an_epoch_or_its_seed_is_our_own_bug(market):
     finish_whole(market)
     play_until(market, lambda m: list_sent(m.todo, messages.CheckRequested))
     (check,) = market.state.epochs[1].checks.values()
@@ -415,7 +415,7 @@ def test_a_draw_without_an_open_epoch_is_our_own_bug(market):
     with pytest.raises(LocalProtocolError):
         find_audit(market.state, check)
     market.state.epochs[1].seed = seed
-    market.state.check_epochs.clear()
+    market.state.leases[check.lease_id].epoch = None
     with pytest.raises(LocalProtocolError):
         find_audit(market.state, check)
 
