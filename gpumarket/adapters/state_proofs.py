@@ -2,16 +2,18 @@
 Makes the chain's part of a proof: headers and state proofs from a node that serves `eth_getProof`.
 
 Most nodes keep the state of some hundred blocks only, so a proof is made soon after its last batch,
-or by an archive node.
+or by an archive node; and what is read of a commitment's block is taken before, as `Papers`.
 Source: EIP-1186; nodes want slots in 32 bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
@@ -23,6 +25,8 @@ from gpumarket.protocol.anchoring import (
     LinkFault,
     Reads,
     list_anchor_blocks,
+    list_parties,
+    list_party_slots,
     plan_reads,
 )
 from gpumarket.protocol.chain_proof import Anchor, BatchClaim, ChainProof, CommitClaim
@@ -30,7 +34,7 @@ from gpumarket.protocol.contract_code import ContractClaim
 from gpumarket.protocol.errors import ChainError, GpuMarketError, RemoteProtocolError
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address, Hash32, format_hex
-from gpumarket.protocol.proof import EpochProof, ProofOfExecution
+from gpumarket.protocol.proof import EpochDocument, EpochProof, ProofOfExecution
 from gpumarket.protocol.signing import keccak256
 from gpumarket.protocol.state_proof import read_accounts_untrusted, select_nodes
 
@@ -47,6 +51,14 @@ class _Places:
     batches: tuple[ChainFact, ...]
 
 
+class Papers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node proved of the parties of an epoch, at the end of its commitment's block."""
+
+    state_root: Hash32
+    accounts: tuple[bytes, ...]
+    settlement: tuple[bytes, ...]
+
+
 class StateProver:
     """Proves what the contracts hold about a job, through one RPC endpoint."""
 
@@ -54,11 +66,15 @@ class StateProver:
         self._chain = chain
         self._compiled = load_compiled()
 
-    async def anchor(self, proof: ProofOfExecution) -> tuple[ProofOfExecution, Hash32]:
+    async def anchor(
+        self, proof: ProofOfExecution, papers: Sequence[Papers] = ()
+    ) -> tuple[ProofOfExecution, Hash32]:
         """
         Return the proof with its chain's part, and the block hash on which all of it hangs.
 
-        Raises `ChainError` GM-3007 where the node does not prove the state of a block.
+        What `papers` do not have of the commitments' blocks the node is asked for; where it knows
+        it no more, stakes and payout addresses at commitment stay unproven. Raises `ChainError`
+        GM-3007 where the node does not prove the state of another block.
         """
         places = await self._find_places(proof)
         batches = [fact.block for fact in places.batches]
@@ -68,11 +84,7 @@ class StateProver:
         claim = await self._read_claim()
         commits = tuple(
             [
-                CommitClaim(
-                    header=await self._chain.read_header(fact.block),
-                    data_hash=fact.args["dataHash"],
-                    nonce_hash=None if epoch.nonces else fact.args["nonceHash"],
-                )
+                await self._read_commit(proof, epoch, fact, papers)
                 for epoch, fact in zip(proof.epochs, places.commits, strict=True)
             ]
         )
@@ -84,6 +96,7 @@ class StateProver:
                 anchors=[(header.number, header.timestamp) for header in decoded],
                 batches=batches,
                 headers=_list_header_blocks(proof.epochs, places.commits),
+                proven=[each.has_parties for each in commits],
             )
         except LinkFault as error:
             raise _make_error(error.message) from error
@@ -104,6 +117,50 @@ class StateProver:
         anchored, trusted = replace(proof, chain=chain), decoded[0].block_hash
         await trio.to_thread.run_sync(self._check, anchored, trusted)
         return anchored, trusted
+
+    async def take_papers(
+        self,
+        document: EpochDocument,
+        *,
+        requesters: Iterable[Address],
+        contract: Address,
+        block: int,
+    ) -> Papers:
+        """
+        Prove what the contract held of an epoch's parties at the end of its commitment's block.
+
+        Raises `ChainError` GM-3007 where the node does not prove that block's state.
+        """
+        header = decode_header_untrusted(await self._chain.read_header(block))
+        slots = list_party_slots(self._compiled, list_parties(requesters, document))
+        accounts, settlement = await self._prove(contract, slots, block)
+        return Papers(
+            state_root=header.state_root, accounts=tuple(accounts), settlement=tuple(settlement)
+        )
+
+    async def _read_commit(
+        self, proof: ProofOfExecution, epoch: EpochProof, fact: ChainFact, papers: Sequence[Papers]
+    ) -> CommitClaim:
+        raw = await self._chain.read_header(fact.block)
+        claim = CommitClaim(
+            header=raw,
+            data_hash=fact.args["dataHash"],
+            nonce_hash=None if epoch.nonces else fact.args["nonceHash"],
+        )
+        root, contract = decode_header_untrusted(raw).state_root, proof.domain.contract
+        requester = proof.order.body.requester
+        slots = list_party_slots(self._compiled, list_parties([requester], epoch.document))
+        for known in papers:
+            if known.state_root == root:
+                with suppress(RemoteProtocolError):  # of another epoch in the same block
+                    return replace(claim, **_select(root, contract, slots, known))
+        try:
+            taken = await self.take_papers(
+                epoch.document, requesters=[requester], contract=contract, block=fact.block
+            )
+            return replace(claim, **_select(root, contract, slots, taken))
+        except (ChainError, RemoteProtocolError):
+            return claim
 
     def _check(self, proof: ProofOfExecution, trusted: Hash32) -> None:
         anchoring = derive_evidence(proof, self._compiled, trusted=trusted).anchoring
@@ -196,6 +253,17 @@ class StateProver:
                 said = error.why or error.message if isinstance(error, GpuMarketError) else error
                 raise _make_error(f"block {block}: {said}") from error
         return accounts, storage
+
+
+def _select(
+    state_root: Hash32, contract: Address, slots: Sequence[Hash32], papers: Papers
+) -> dict[str, tuple[bytes, ...]]:
+    """Return of all nodes those that one proof needs, as a commitment's claim has them."""
+    accounts = select_nodes(state_root, [keccak256(contract)], papers.accounts)
+    (account,) = read_accounts_untrusted(state_root, [contract], accounts)
+    names = [keccak256(slot) for slot in slots]
+    nodes = select_nodes(account.storage_root, names, papers.settlement)
+    return {"accounts": accounts, "settlement": nodes}
 
 
 def _list_header_blocks(epochs: Iterable[EpochProof], commits: Iterable[ChainFact]) -> list[int]:

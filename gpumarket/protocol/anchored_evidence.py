@@ -13,7 +13,10 @@ from gpumarket.protocol.anchoring import (
     Slots,
     list_own_lanes,
     list_own_work_lines,
+    list_parties,
     list_verifiers,
+    list_words,
+    read_parties_untrusted,
     read_states_untrusted,
 )
 from gpumarket.protocol.chain_proof import BatchClaim, ChainProof
@@ -24,13 +27,14 @@ from gpumarket.protocol.evidence import (
     ChainEvidence,
     CommitFact,
     LeafName,
+    Party,
     SeedFact,
     StakeChange,
     require,
 )
 from gpumarket.protocol.header import decode_header_untrusted
 from gpumarket.protocol.ids import Address, Hash32, format_hex
-from gpumarket.protocol.ledger import ROLE_VERIFIER
+from gpumarket.protocol.ledger import ROLE_PROVIDER, ROLE_VERIFIER
 from gpumarket.protocol.proof import (
     EpochProof,
     ProofOfExecution,
@@ -101,6 +105,12 @@ def _derive(
         for each, claim in zip(proof.settlements, chain.batches, strict=True)
     }
     stakes, unclear = _derive_stakes(proof, chain, newest, slots)
+    parties: dict[int, dict[Address, Party]] = {}
+    for number, epoch in enumerate(proof.epochs):
+        words = read_parties_untrusted(proof, chain, compiled, number)
+        if words is not None:
+            block = commits[epoch.committer, epoch.sequence].block
+            parties.setdefault(block, {}).update(_derive_parties(proof, epoch, words, slots))
     voided, disputed = _derive_lanes(proof, newest, slots)
     return ChainEvidence(
         chain_id=proof.domain.chain_id,
@@ -115,12 +125,16 @@ def _derive(
         settled_directly=_derive_directs(proof, newest, slots),
         unclear_stakes=unclear,
         disputed=disputed,
-        anchoring=_describe(chain, states, hashes),
+        parties=parties,
+        anchoring=_describe(chain, states, hashes, sum(map(len, parties.values()))),
     )
 
 
 def _describe(
-    chain: ChainProof, states: Mapping[int, ProvenState], hashes: Mapping[int, Hash32]
+    chain: ChainProof,
+    states: Mapping[int, ProvenState],
+    hashes: Mapping[int, Hash32],
+    parties: int,
 ) -> Anchoring:
     newest = max(states)
     known = len(states) + 2 * len(chain.commits)
@@ -128,8 +142,10 @@ def _describe(
     return Anchoring(
         links=f"{known} headers hang on block {newest} with the trusted hash "
         f"{format_hex(hashes[newest])[:10]}…",
-        state=f"{count} words of state in {len(states)} blocks are proven; the contract's code and "
+        state=f"{count} words of state in {len(states)} blocks are proven, and what {parties} "
+        "parties had at stake and are paid where at commitment; the contract's code and "
         "parameters are those of its code hash",
+        newest=newest,
     )
 
 
@@ -240,6 +256,23 @@ def _encode_addresses(addresses: tuple[Address, ...]) -> bytes:
 # ---- stakes and disputes -------------------------------------------------------------------
 
 
+def _derive_parties(
+    proof: ProofOfExecution, epoch: EpochProof, words: Mapping[Hash32, int], slots: Slots
+) -> dict[Address, Party]:
+    variable = slots.compiled.settlement.storage["_operators"]
+    found = {}
+    for who in list_parties([proof.order.body.requester], epoch.document):
+        record = tuple(words[each] for each in list_words(slots.find_operator(who), OPERATOR_WORDS))
+        role, stake = variable.read("role", record), variable.read("stake", record)
+        payout = variable.read("payout", record)
+        found[who] = Party(
+            provider_stake=stake if role == ROLE_PROVIDER else 0,
+            verifier_stake=stake if role == ROLE_VERIFIER else 0,
+            payout=payout.to_bytes(20, "big") if payout else who,
+        )
+    return found
+
+
 def _derive_stakes(
     proof: ProofOfExecution, chain: ChainProof, newest: ProvenState, slots: Slots
 ) -> tuple[dict[Address, tuple[StakeChange, ...]], frozenset[Address]]:
@@ -253,7 +286,7 @@ def _derive_stakes(
     variable = slots.compiled.settlement.storage["_operators"]
     stakes: dict[Address, tuple[StakeChange, ...]] = {}
     unclear: set[Address] = set()
-    for verifier in list_verifiers(proof):
+    for verifier in list_verifiers(proof, [claim.has_parties for claim in chain.commits]):
         words = newest.read_settlement(slots.find_operator(verifier), OPERATOR_WORDS)
         if variable.read("role", words) != ROLE_VERIFIER:
             continue

@@ -8,7 +8,7 @@ Source: EIP-2935 for the history contract and the blocks it knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from gpumarket.protocol.contract_code import (
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.header import Header, decode_header_untrusted
 from gpumarket.protocol.ids import Address, Hash32, format_hex
-from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.proof import EpochDocument, ProofOfExecution
 from gpumarket.protocol.settlement import Batch
 from gpumarket.protocol.signing import encode_address, encode_uint, keccak256
 from gpumarket.protocol.state_proof import Account, read_accounts_untrusted, read_slots_untrusted
@@ -127,12 +127,36 @@ class Slots:
 
 
 OPERATOR_WORDS: Final = 2
-"""Words of an operator's record that are read: role and times, then the stake."""
+"""Words of an operator's record that are read: payout, role and time; then the stake."""
 
 
-def list_verifiers(proof: ProofOfExecution) -> list[Address]:
-    """Return who made the job's checks."""
-    return sorted({check.seal.signer for epoch in proof.epochs for check in epoch.checks})
+def list_parties(requesters: Iterable[Address], document: EpochDocument) -> list[Address]:
+    """Return whose stakes and payout addresses as of a commitment matter to an audit."""
+    who = {work.root.body.provider for work in document.work}
+    who |= {card.body.verifier for card in document.verifiers}
+    return sorted(who | set(requesters))
+
+
+def list_party_slots(compiled: Compiled, parties: Iterable[Address]) -> list[Hash32]:
+    """Return the slots of what the contract holds of them."""
+    slots = Slots(compiled)
+    return [
+        slot for each in parties for slot in list_words(slots.find_operator(each), OPERATOR_WORDS)
+    ]
+
+
+def list_verifiers(proof: ProofOfExecution, proven: Sequence[bool]) -> list[Address]:
+    """
+    Return who made checks and must be looked up in the newest state.
+
+    `proven` says of each epoch whether its parties are proven as of its commitment; who came only
+    after that is not among these.
+    """
+    found: set[Address] = set()
+    for epoch, is_proven in zip(proof.epochs, proven, strict=True):
+        cards = {card.body.verifier for card in epoch.document.verifiers} if is_proven else set()
+        found |= {check.seal.signer for check in epoch.checks} - cards
+    return sorted(found)
 
 
 def list_own_lanes(proof: ProofOfExecution, batch: Batch) -> list[int]:
@@ -170,20 +194,23 @@ def plan_reads(
     anchors: Sequence[tuple[int, int]],
     batches: Sequence[int],
     headers: Sequence[int],
+    proven: Sequence[bool],
 ) -> list[Reads]:
     """
     Return what must be proven in each anchored block.
 
     `anchors` are (number, time) of blocks, newest first; `batches` the blocks of the proof's
-    settlements; `headers` those of commitments and seeds. Raises `LinkFault` where a block is
-    beyond what any anchored state knows.
+    settlements; `headers` those of commitments and seeds; `proven` as `list_verifiers` has it.
+    Raises `LinkFault` where a block is beyond what any anchored state knows.
     """
     numbers = [number for number, _ in anchors]
     slots = Slots(compiled)
     history = _plan_history(numbers, headers)
     plans = []
     for place, (number, time) in enumerate(anchors):
-        settlement = list(_list_settlement_slots(proof, slots, number, batches, is_first=not place))
+        settlement = list(_list_settlement_slots(proof, slots, number, batches))
+        if not place:
+            settlement = [*_list_newest_slots(proof, slots, proven), *settlement]
         disputes = _list_dispute_slots(proof, slots, time) if not place else []
         plans.append(
             Reads(
@@ -209,14 +236,17 @@ def _plan_history(anchors: Sequence[int], headers: Sequence[int]) -> dict[int, l
     return plan
 
 
-def _list_settlement_slots(
-    proof: ProofOfExecution, slots: Slots, number: int, batches: Sequence[int], *, is_first: bool
+def _list_newest_slots(
+    proof: ProofOfExecution, slots: Slots, proven: Sequence[bool]
 ) -> Iterator[Hash32]:
-    if is_first:
-        for epoch in proof.epochs:
-            yield slots.find_commitment(epoch.committer, epoch.sequence)
-        for verifier in list_verifiers(proof):
-            yield from list_words(slots.find_operator(verifier), OPERATOR_WORDS)
+    for epoch in proof.epochs:
+        yield slots.find_commitment(epoch.committer, epoch.sequence)
+    yield from list_party_slots(slots.compiled, list_verifiers(proof, proven))
+
+
+def _list_settlement_slots(
+    proof: ProofOfExecution, slots: Slots, number: int, batches: Sequence[int]
+) -> Iterator[Hash32]:
     for settlement, block in zip(proof.settlements, batches, strict=True):
         batch = settlement.batch
         if number in (block, block - 1):
@@ -239,6 +269,29 @@ def _list_dispute_slots(proof: ProofOfExecution, slots: Slots, time: int) -> lis
         own = proof.order.body.compute_struct_hash()
         found += [slots.find_direct(own, line) for line in list_own_work_lines(proof)]
     return found
+
+
+def read_parties_untrusted(
+    proof: ProofOfExecution, chain: ChainProof, compiled: Compiled, number: int
+) -> dict[Hash32, int] | None:
+    """
+    Return the words about the parties of the epoch at `number` as of its commitment's block.
+
+    None where they are not in the file. The block's header must have been linked. Raises
+    `RemoteProtocolError` where the state is not proven.
+    """
+    claim, epoch, contract = chain.commits[number], proof.epochs[number], proof.domain.contract
+    if not claim.has_parties:
+        if claim.settlement:
+            raise RemoteProtocolError("trie nodes of an account that is not read")
+        return None
+    header = decode_header_untrusted(claim.header)
+    (account,) = read_accounts_untrusted(header.state_root, [contract], claim.accounts)
+    _check_code(proof, chain, compiled, {contract: account})
+    parties = list_parties([proof.order.body.requester], epoch.document)
+    slots = list_party_slots(compiled, parties)
+    words = read_slots_untrusted(account.storage_root, slots, claim.settlement)
+    return dict(zip(slots, words, strict=True))
 
 
 # ---- links and state -----------------------------------------------------------------------
@@ -267,6 +320,7 @@ def read_states_untrusted(
         anchors=[(header.number, header.timestamp) for header in headers],
         batches=batches,
         headers=[header.number for header in singles],
+        proven=[claim.has_parties for claim in chain.commits],
     )
     hashes = {headers[0].number: trusted}
     states: dict[int, ProvenState] = {}

@@ -177,13 +177,14 @@ def check_assignments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
     total = as_drawn = single = 0
     is_blind = False
     for epoch in proof.epochs:
-        payouts = evidence.find_payouts(find_commit(epoch, evidence).block)
-        is_blind |= payouts is None
-        _check_independence(proof, epoch, payouts or {})
+        block = find_commit(epoch, evidence).block
+        payouts = evidence.find_payouts(block)
+        is_blind |= not evidence.knows_payouts(_list_met(proof, epoch), block)
+        _check_independence(proof, epoch, payouts)
         checks = list_own_checks(proof, epoch)
         found = Counter(check.attestation.body.receipt_hash for check in checks)
         for check in checks:
-            drawn = list_drawn(proof, epoch, check, payouts=payouts or {})
+            drawn = list_drawn(proof, epoch, check, payouts=payouts)
             total += 1
             as_drawn += check.seal.signer in drawn
             single += len(drawn) > found[check.attestation.body.receipt_hash]
@@ -196,11 +197,20 @@ def check_assignments(proof: ProofOfExecution, evidence: ChainEvidence) -> Findi
     if single:
         remarks.append(f"{single} results that were for two verifiers were checked by one")
     if is_blind:
-        remarks.append("where verifiers and providers are paid is not proven here")
+        remarks.append("where all verifiers and providers are paid is not proven here")
     return Finding(
         f"{as_drawn} of {total} checks by the verifier that the seed draws from those committed",
         "; ".join(remarks),
     )
+
+
+def _list_met(proof: ProofOfExecution, epoch: EpochProof) -> set[Address]:
+    """Return who was a party to a check, or could have made it."""
+    met = {proof.order.body.requester}
+    met |= {card.body.verifier for card in epoch.document.verifiers}
+    for check in epoch.checks:
+        met |= {check.seal.signer, check.opening.body.result.provider}
+    return met
 
 
 def _check_independence(

@@ -39,6 +39,15 @@ class CommitClaim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     data_hash: Hash32
     nonce_hash: Hash32 | None = None
     """Only where the seed was fixed without the promised nonces."""
+    accounts: tuple[bytes, ...] = ()
+    """Nodes of this block's state, as an anchor's: of the settlement contract alone."""
+    settlement: tuple[bytes, ...] = ()
+    """What it holds of the epoch's parties; both empty where no node proved that block's state."""
+
+    @property
+    def has_parties(self) -> bool:
+        """Whether stakes and payout addresses as of this block are proven."""
+        return bool(self.accounts)
 
 
 class BatchClaim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
@@ -144,6 +144,16 @@ class PayoutChange(NamedTuple):
     payout: Address
 
 
+class Party(NamedTuple):
+    """What the contract holds of a provider, verifier or requester at the end of a block."""
+
+    provider_stake: int
+    """Zero for who is no provider."""
+    verifier_stake: int
+    payout: Address
+    """Where its claims go: its own address unless it said another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Anchoring:
     """How the facts hang on one trusted block hash; a fault says why they do not."""
@@ -156,6 +166,8 @@ class Anchoring:
     state_fault: str = ""
     missing: str = ""
     """Why there is nothing to link or prove."""
+    newest: int = 0
+    """The block up to which things are proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +200,33 @@ class ChainEvidence:
     payouts: tuple[PayoutChange, ...] | None = None
     """Every change of where somebody is paid, oldest first; None where they are not known."""
 
+    parties: Mapping[int, Mapping[Address, Party]] = field(default_factory=dict)
+    """Of commitments' blocks, where their states were proven: what the contract held of whom."""
+
     def find_provider_stake(self, provider: Address, block: int) -> int | None:
         """Return what a provider had at stake at the end of `block`, or None if it is not known."""
+        known = self.parties.get(block, {}).get(provider)
+        if known is not None:
+            return known.provider_stake
         if self.provider_stakes is None:
             return None
         changes = self.provider_stakes.get(provider, ())
         return next((each.stake for each in reversed(changes) if each.block <= block), 0)
 
-    def find_payouts(self, block: int) -> Mapping[Address, Address] | None:
-        """Return who is paid elsewhere than at its own address at the end of `block`, and where."""
-        if self.payouts is None:
-            return None
-        return {each.payee: each.payout for each in self.payouts if each.block <= block}
+    def find_payouts(self, block: int) -> Mapping[Address, Address]:
+        """Return where those are paid, at the end of `block`, of whom that is known."""
+        found = {each.payee: each.payout for each in self.payouts or () if each.block <= block}
+        return found | {who: each.payout for who, each in self.parties.get(block, {}).items()}
+
+    def knows_payouts(self, accounts: Iterable[Address], block: int) -> bool:
+        """Say whether it is known where all of these are paid at the end of `block`."""
+        return self.payouts is not None or self.parties.get(block, {}).keys() >= set(accounts)
 
     def find_stake(self, verifier: Address, block: int) -> int:
         """Return what a verifier had at stake at the end of `block`, in base units."""
+        known = self.parties.get(block, {}).get(verifier)
+        if known is not None:
+            return known.verifier_stake
         if verifier in self.unclear_stakes:
             raise MissingEvidence(
                 f"whether 0x{verifier.hex()} was staked at commitment is not in the proven state"

@@ -27,6 +27,7 @@ from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.settlement import LANE_BYTES
 from gpumarket.protocol.signing import Domain
 
+ROLE_PROVIDER: Final = 1
 ROLE_VERIFIER: Final = 2
 """`Role.VERIFIER` of the contract."""
 

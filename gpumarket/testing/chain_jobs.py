@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from gpumarket.adapters.chain import Chain
@@ -22,18 +23,25 @@ def _get_secret(name: str) -> bytes:
 
 
 async def settle_job(
-    rpc_url: str, maker: ProofMaker | None = None, *, late: tuple[str, ...] = ()
+    rpc_url: str,
+    maker: ProofMaker | None = None,
+    *,
+    late: tuple[str, ...] = (),
+    stakes: Mapping[str, tuple[int, str]] | None = None,
+    change: Callable[[Mapping[str, Chain]], Awaitable[None]] | None = None,
 ) -> ProofOfExecution:
     """
     Run a whole job on chain, block by block, and return its proof, without anchors.
 
-    Verifiers who are `late` stake only after the work is committed.
+    Verifiers who are `late` stake only after the work is committed. `stakes` are of providers: how
+    much, and whose address is their payout. `change` is called after the last commitment.
     """
     _, contract = await deploy_devnet(rpc_url, QUICK_CONFIG)
     domain = Domain(chain_id=31337, contract=contract)
     maker = replace(maker or ProofMaker(), domain=domain)
     chains = {}
-    for name in ("requester", "coordinator", *maker.verifiers):
+    stakes = stakes or {}
+    for name in ("requester", "coordinator", *maker.verifiers, *stakes):
         await fund_devnet(rpc_url, make_address(name), 10**18)
         chains[name] = Chain(rpc_url=rpc_url, contract=contract, secret=_get_secret(name))
         await chains[name].mint_test_token(make_address(name), 10**9)
@@ -42,11 +50,15 @@ async def settle_job(
     await coordinator.bond(100_000_000)
     for name in set(maker.verifiers) - set(late):
         await chains[name].stake_verifier(10_000_000, make_address("cold"), "peer")
+    for name, (amount, payout) in stakes.items():
+        await chains[name].stake_provider(amount, make_address(payout), "peer")
     epochs = [await _commit_epoch(coordinator, maker, index) for index in range(len(maker.plan))]
     if late:  # anvil gives blocks of one second one time, which Ethereum never does
         await coordinator.ask("evm_increaseTime", 60)
     for name in late:
         await chains[name].stake_verifier(10_000_000, make_address("cold"), "peer")
+    if change is not None:
+        await change(chains)
     batch = maker.make_batch(epochs)
     await coordinator.post_batch(compute_content_hash(batch), batch.lanes)
     return maker.make_proof(epochs, batch, sequence=0)

@@ -209,11 +209,11 @@ def test_a_verifier_without_stake_is_refused_by_name(case: Case, proof: ProofOfE
     assert "state" in reasons
 
 
-def test_a_verifier_that_staked_after_the_commitment_proves_nothing() -> None:
+def test_a_verifier_that_staked_after_the_commitment_fails() -> None:
     case = make_case(UNITS, policy=POLICY, verifiers=2, late=("verifier-1", "verifier-2"))
     (found,) = (c for c in case.audit(case.data).checks if c.name == "verifiers")
-    assert found.verdict is AuditVerdict.INCOMPLETE
-    assert "staked at commitment" in found.text
+    assert found.verdict is AuditVerdict.FAIL
+    assert "no staked verifier at commitment" in found.text
 
 
 def lower_claim(proof: ProofOfExecution, name: str) -> ProofOfExecution:
