@@ -192,6 +192,10 @@ sudo timedatectl set-ntp true""",
 the verifier has no room for a check
 It has as many unfinished checks as it may have.
 gpumarket job why JOB""",
+    """GM-7204 409 MARKET_FAILED verifier final
+no juror judges by a requester's own program
+Such a program could call anything different, and a jury's verdict takes a provider's stake.
+gpumarket job describe JOB""",
     # ---- 8xxx: coordinator and network -----------------------------------------------------
     """GM-8001 500 MARKET_FAILED coordinator retry
 the coordinator failed

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from gpumarket.protocol.attestation import Opening, Verdict
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.comparison import ProgramRule
 from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.messages import CheckRequested
 from gpumarket.protocol.receipt import UnitResult
 from gpumarket.protocol.signing import Domain, PrivateKey, Signed
@@ -40,7 +43,7 @@ def a_verifier(slots: int = 1) -> Verifier:
     return Verifier(verifier=b"v" * 20, domain=DOMAIN, repro_class=bytes(32), slots=slots)
 
 
-def a_request(number: int = 1, deadline: int = 1_000) -> CheckRequested:
+def a_request(number: int = 1, deadline: int = 1_000, case: int = 0) -> CheckRequested:
     return CheckRequested(
         order_hash=b"o" * 32,
         unit=number,
@@ -48,6 +51,7 @@ def a_request(number: int = 1, deadline: int = 1_000) -> CheckRequested:
         job=make_spec(units=8),
         deadline=deadline,
         sources=(),
+        case=case,
     )
 
 
@@ -135,6 +139,38 @@ def test_a_result_that_names_another_seal_is_not_looked_at() -> None:
     replay(state)
     assert reveal(state, an_opening(state, seal_hashes=())) == []
     assert state.checks[b"\1" * 32].state is CheckState.SEALED
+
+
+def test_a_juror_needs_no_opening_that_names_its_seal_and_seals_first_all_the_same() -> None:
+    state = a_verifier()
+    ask(state, case=7)
+    opening = an_opening(a_sealed_verifier(), seal_hashes=())
+    assert reveal(state, opening) == [], "shown before its own result was sealed"
+    replay(state)
+    assert len(reveal(state, opening)) == 1
+    assert state.checks[b"\1" * 32].state is CheckState.COMPARING
+
+
+def test_a_sealed_check_becomes_a_jurors_and_only_for_the_same_task() -> None:
+    state = a_sealed_verifier()
+    other = replace(a_request(), case=7, job=make_spec(units=9))
+    state.decide(CheckAsked(coordinator=COORDINATOR, request=other, at=25))
+    assert reveal(state, an_opening(state, seal_hashes=())) == []
+    ask(state, case=7, deadline=2_000)
+    assert len(reveal(state, an_opening(state, seal_hashes=()))) == 1
+
+
+def test_no_juror_judges_by_the_requesters_own_program() -> None:
+    job = make_spec(units=8, verify=VerifyPolicy(comparison=ProgramRule(command=("compare",))))
+    state = a_verifier()
+    request = replace(a_request(), job=job)
+    assert state.decide(CheckAsked(coordinator=COORDINATOR, request=request, at=10)) == [
+        ReplayUnit(request=request)
+    ]
+    (declined,) = a_verifier().decide(
+        CheckAsked(coordinator=COORDINATOR, request=replace(request, case=7), at=10)
+    )
+    assert isinstance(declined, SendDeclined) and declined.code == "GM-7204"
 
 
 def test_a_result_signed_by_somebody_else_is_not_looked_at() -> None:

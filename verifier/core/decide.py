@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from gpumarket.comparing.judging import Outcome, judge
-from gpumarket.protocol.attestation import Attestation, Evidence, OwnResult, Seal, Verdict
+from gpumarket.protocol.attestation import (
+    Attestation,
+    Evidence,
+    Opening,
+    OwnResult,
+    Seal,
+    Verdict,
+)
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.comparison import ProgramRule
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.ids import Hash32
 from gpumarket.protocol.messages import CheckRequested
@@ -85,9 +95,17 @@ def _ask(state: VerifierState, event: CheckAsked) -> list[Effect]:
     if known is not None and known.state is not CheckState.DROPPED:
         # Asked again, by a coordinator that restarted or lost our answer.
         known.coordinator = event.coordinator
+        if replace(event.request, case=0) == replace(
+            known.request, case=0, deadline=event.request.deadline
+        ):
+            # What was sampled and sealed may come before a jury with the same verifier in it.
+            known.request = event.request
         return _answer_again(known)
     if event.request.deadline <= event.at:
         return [_decline(event, "GM-7202", "a deadline in the future", "one that has passed")]
+    if event.request.case and isinstance(event.request.job.verify.comparison, ProgramRule):
+        # Its author could call anything different: that must cost nobody's stake.
+        return [_decline(event, "GM-7204", "a rule of this market", "the requester's own program")]
     _forget_finished(state)
     if len(state.checks) >= CHECKS_MAX:
         return [_decline(event, "GM-7203", "room for a check", f"{CHECKS_MAX} unfinished")]
@@ -174,7 +192,11 @@ def _reveal(state: VerifierState, event: ResultRevealed) -> list[Effect]:
 
 
 def _is_about(check: Check, event: ResultRevealed, state: VerifierState) -> bool:
-    """Tell whether an opening is signed by its provider and came after our seal of this unit."""
+    """
+    Tell whether an opening is signed by its provider and came after our seal of this unit.
+
+    A juror is asked about a result that is open already: nothing in it can name the juror's seal.
+    """
     try:
         opening = verify(event.opening, state.domain)
     except RemoteProtocolError:
@@ -182,10 +204,14 @@ def _is_about(check: Check, event: ResultRevealed, state: VerifierState) -> bool
     result = opening.body.result
     return (
         opening.signer == result.provider
-        and compute_content_hash(check.seal) in opening.body.seal_hashes
+        and (check.request.case > 0 or _names_seal(check, opening.body))
         and result.order_hash == check.request.order_hash
         and result.unit == check.request.unit
     )
+
+
+def _names_seal(check: Check, opening: Opening) -> bool:
+    return compute_content_hash(check.seal) in opening.seal_hashes
 
 
 def find_audit(
