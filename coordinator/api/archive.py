@@ -3,12 +3,13 @@ The archive: the proof of each paid job, anchored while the node knows the state
 
 Nodes forget the state of old blocks within hours and the coordinator forgets old jobs, so a job's
 compact proof is made once its last batch is confirmed. The whole one, which names all that shared
-its batch and epochs and is far longer, is made when somebody asks for it.
+its batch and epochs and is far longer, is made when somebody asks for it. What the chain held of an
+epoch's parties at its commitment is proven at once, since the last batch may be hours away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -18,19 +19,23 @@ import trio
 
 from coordinator.api.proofs import make_proof
 from coordinator.core.batching import list_posted
+from coordinator.core.epochs import get_document
 from coordinator.core.reporting import find_job
 from coordinator.core.state import Job, State
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.proof_files import Form, ProofFolder
+from gpumarket.adapters.state_proofs import Papers
+from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, InvalidInput
-from gpumarket.protocol.ids import Hash32, make_job_id
-from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.ids import Address, Hash32, make_job_id
+from gpumarket.protocol.proof import EpochDocument, ProofOfExecution
 from gpumarket.protocol.proof_compact import compact_proof
-from gpumarket.protocol.proof_file import encode_proof
+from gpumarket.protocol.proof_file import PROOF_BYTES_MAX, encode_proof
 
 TRIES_MAX = 10
 """To anchor one job's proof; after these it is kept without anchors."""
 RETRY_SECONDS = 60.0
+PAPERS_SECONDS = 20.0
 
 
 @dataclass(slots=True)
@@ -44,8 +49,20 @@ class _Try:
 class Prover(Protocol):
     """What adds the chain's part to a proof: `StateProver`."""
 
-    async def anchor(self, proof: ProofOfExecution) -> tuple[ProofOfExecution, Hash32]:
+    async def anchor(
+        self, proof: ProofOfExecution, papers: Sequence[Papers] = ()
+    ) -> tuple[ProofOfExecution, Hash32]:
         """Return the anchored proof and the newest block's hash; raise `ChainError` GM-3007."""
+
+    async def take_papers(
+        self,
+        document: EpochDocument,
+        *,
+        requesters: Iterable[Address],
+        contract: Address,
+        block: int,
+    ) -> Papers:
+        """Prove what the contract holds of an epoch's parties; raise `ChainError` GM-3007."""
 
 
 @dataclass(slots=True)
@@ -60,6 +77,8 @@ class Archive:
     """Ended jobs that were looked at."""
     waiting: dict[Hash32, _Try] = field(default_factory=dict)
     """Ended jobs without a file."""
+    _young: dict[int, _Try] = field(default_factory=dict)
+    """Committed epochs whose papers are not taken."""
 
     async def give(self, name: str, *, is_compact: bool, must_anchor: bool) -> bytes:
         """
@@ -100,7 +119,7 @@ class Archive:
         if not proof.settlements and not must_anchor:
             return await _encode(proof)
         try:
-            data = await self._anchor(proof)
+            data = await self._anchor(job, proof)
         except ChainError:
             if must_anchor:
                 raise
@@ -114,8 +133,16 @@ class Archive:
         proof = make_proof(self.read_state(), job)
         return await trio.to_thread.run_sync(compact_proof, proof) if is_compact else proof
 
-    async def _anchor(self, proof: ProofOfExecution) -> bytes:
-        anchored, _ = await self.prover.anchor(proof)
+    async def _anchor(self, job: Job, proof: ProofOfExecution) -> bytes:
+        found = [
+            await trio.to_thread.run_sync(self.folder.read_papers, number) for number in job.epochs
+        ]
+        papers = [
+            decode_document_untrusted(data, Papers, bytes_max=PROOF_BYTES_MAX)
+            for data in found
+            if data is not None
+        ]
+        anchored, _ = await self.prover.anchor(proof, papers)
         return await _encode(anchored)
 
     async def _read(
@@ -141,14 +168,54 @@ class Archive:
         """File the compact proof of each job that ended paid, until cancelled."""
         while True:
             self._note_ended()
+            self._note_epochs()
+            epochs = [each for each, tried in self._young.items() if _is_time(tried)]
+            for number in epochs:
+                await self._take_papers(number, log)
             due = [order for order in self.waiting if self._is_due(order)]
             for order_hash in due:
                 await self._file(order_hash, log)
-            if due:
+            if due or epochs:
                 continue  # what moved meanwhile was not waited for
-            again_at = min((each.again_at for each in self.waiting.values()), default=inf)
-            with trio.move_on_at(again_at if again_at > trio.current_time() else inf):
+            tries = [*self.waiting.values(), *self._young.values()]
+            again_at = min((each.again_at for each in tries if not _is_time(each)), default=inf)
+            with trio.move_on_at(again_at):
                 await wait_moved()
+
+    def _note_epochs(self) -> None:
+        state = self.read_state()
+        for number in state.open_epochs:
+            is_new = number not in self.folder.epochs and number not in self._young
+            if is_new and state.epochs[number].sequence is not None:
+                self._young[number] = _Try()
+        for number in self.folder.epochs - state.epochs.keys():
+            self.folder.drop_papers(number)
+        for number in self._young.keys() - state.epochs.keys():
+            del self._young[number]
+
+    async def _take_papers(self, number: int, log: Log) -> None:
+        state, tried = self.read_state(), self._young[number]
+        epoch = state.epochs.get(number)
+        if epoch is None:
+            return
+        pools = [pool for part in epoch.parts.values() for pool in part.pools]
+        jobs = [state.jobs.get(order) for pool in pools for order in pool.order_hashes]
+        try:
+            papers = await self.prover.take_papers(
+                get_document(epoch),
+                requesters={job.order.body.requester for job in jobs if job is not None},
+                contract=state.settings.domain.contract,
+                block=epoch.block,
+            )
+            data = encode_document(papers)
+            await trio.to_thread.run_sync(self.folder.keep_papers, number, data)
+            del self._young[number]
+        except GpuMarketError as error:
+            log.warn("an epoch is not proven yet", epoch=number, reason=error.why or error.message)
+            tried.count += 1
+            # After that no node knows the state any more: the proofs say what is open.
+            is_last = tried.count == TRIES_MAX
+            tried.again_at = inf if is_last else trio.current_time() + PAPERS_SECONDS
 
     def _note_ended(self) -> None:
         state = self.read_state()
@@ -165,8 +232,7 @@ class Archive:
     def _is_due(self, order_hash: Hash32) -> bool:
         state = self.read_state()
         job = state.jobs.get(order_hash)
-        is_time = self.waiting[order_hash].again_at <= trio.current_time()
-        return job is None or (is_time and is_final(state, job))
+        return job is None or (_is_time(self.waiting[order_hash]) and is_final(state, job))
 
     async def _file(self, order_hash: Hash32, log: Log) -> None:
         job = self.read_state().jobs.get(order_hash)
@@ -179,7 +245,8 @@ class Archive:
             async with self._turn:
                 proof = await self._make(job, is_compact=True)
                 if tried.count < TRIES_MAX:
-                    await self._keep(order_hash, await self._anchor(proof), "compact")
+                    data = await self._anchor(job, proof)
+                    await self._keep(order_hash, data, "compact")
                 else:
                     log.error("a proof is kept without anchors", job=job.job_id)
                     await self._keep(order_hash, await _encode(proof), "bare")
@@ -195,6 +262,10 @@ class Archive:
 def is_final(state: State, job: Job) -> bool:
     """Say whether a job's proof will say no more than it does now: all is paid and judged."""
     return job.is_over and not any(number in state.open_epochs for number in job.epochs)
+
+
+def _is_time(tried: _Try) -> bool:
+    return tried.again_at <= trio.current_time()
 
 
 async def _encode(proof: ProofOfExecution) -> bytes:

@@ -21,6 +21,7 @@ Form = Literal["whole", "bare", "compact"]
 """`bare` is compact and without anchors: all that could be made. In the order they are let go."""
 _FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _NAME: Final = re.compile(r"(\d{12})-([0-9a-f]{64})-(whole|bare|compact)\.cbor")
+_PAPERS: Final = re.compile(r"epoch-(\d{12})\.papers")
 _Key = tuple[Hash32, Form]
 
 
@@ -43,9 +44,14 @@ class ProofFolder:
         self._folder = folder
         self._bytes_max = bytes_max
         self._entries: dict[_Key, _Entry] = {}
+        self.epochs: set[int] = set()
+        """Epochs of which papers are here; they are not counted, and go with their epoch."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.iterdir()):
             found = _NAME.fullmatch(path.name)
+            papers = _PAPERS.fullmatch(path.name)
+            if papers is not None:
+                self.epochs.add(int(papers[1]))
             if found is None:
                 if path.suffix == ".new":  # of a process that died while it wrote
                     path.unlink()
@@ -101,18 +107,34 @@ class ProofFolder:
         key = (order_hash, form)
         before = self._find_path(key) if key in self._entries else None
         number = 1 + max((entry.number for entry in self._entries.values()), default=0)
-        try:
-            replace_file(self._folder / _make_name(number, key), data)
-        except OSError as error:
-            raise ContentError(
-                "the proof could not be written", code="GM-6030", why=str(error.strerror)
-            ) from error
+        _write(self._folder / _make_name(number, key), data)
         self._entries[key] = _Entry(number, len(data))
         if before is not None:
             before.unlink(missing_ok=True)
         if form == "compact" and (order_hash, "bare") in self._entries:
             self._drop((order_hash, "bare"))
         self._make_room(key)
+
+    # ---- papers of epochs ------------------------------------------------------------------
+
+    def keep_papers(self, epoch: int, data: bytes) -> None:
+        """Keep what was proven of an epoch's parties; raises `ContentError` as `keep`."""
+        _write(self._folder / _name_papers(epoch), data)
+        self.epochs.add(epoch)
+
+    def read_papers(self, epoch: int) -> bytes | None:
+        """Return an epoch's papers, or None where there are none."""
+        try:
+            return (self._folder / _name_papers(epoch)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def drop_papers(self, epoch: int) -> None:
+        """Forget an epoch's papers."""
+        (self._folder / _name_papers(epoch)).unlink(missing_ok=True)
+        self.epochs.discard(epoch)
+
+    # ---- room ------------------------------------------------------------------------------
 
     def _make_room(self, kept: _Key) -> None:
         used = self.used_bytes
@@ -137,3 +159,16 @@ class ProofFolder:
 
 def _make_name(number: int, key: _Key) -> str:
     return f"{number:012d}-{key[0].hex()}-{key[1]}.cbor"
+
+
+def _name_papers(epoch: int) -> str:
+    return f"epoch-{epoch:012d}.papers"
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise ContentError(
+            "the proof could not be written", code="GM-6030", why=str(error.strerror)
+        ) from error

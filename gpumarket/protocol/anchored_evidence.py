@@ -107,7 +107,7 @@ def _derive(
     stakes, unclear = _derive_stakes(proof, chain, newest, slots)
     parties: dict[int, dict[Address, Party]] = {}
     for number, epoch in enumerate(proof.epochs):
-        words = read_parties_untrusted(proof, chain, compiled, number)
+        words = read_parties_untrusted(proof, chain, compiled, number=number)
         if words is not None:
             block = commits[epoch.committer, epoch.sequence].block
             parties.setdefault(block, {}).update(_derive_parties(proof, epoch, words, slots))

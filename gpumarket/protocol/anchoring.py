@@ -19,7 +19,7 @@ from gpumarket.protocol.contract_code import (
     compute_settlement_code_hash,
 )
 from gpumarket.protocol.errors import RemoteProtocolError
-from gpumarket.protocol.header import Header, decode_header_untrusted
+from gpumarket.protocol.header import HISTORY_WINDOW, Header, decode_header_untrusted
 from gpumarket.protocol.ids import Address, Hash32, format_hex
 from gpumarket.protocol.proof import EpochDocument, ProofOfExecution
 from gpumarket.protocol.settlement import Batch
@@ -28,8 +28,6 @@ from gpumarket.protocol.state_proof import Account, read_accounts_untrusted, rea
 
 HISTORY: Final[Address] = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 """The history contract of EIP-2935."""
-HISTORY_WINDOW: Final = 8_191
-"""Blocks back of which a state holds the hashes."""
 
 
 class LinkFault(RemoteProtocolError):
@@ -272,7 +270,7 @@ def _list_dispute_slots(proof: ProofOfExecution, slots: Slots, time: int) -> lis
 
 
 def read_parties_untrusted(
-    proof: ProofOfExecution, chain: ChainProof, compiled: Compiled, number: int
+    proof: ProofOfExecution, chain: ChainProof, compiled: Compiled, *, number: int
 ) -> dict[Hash32, int] | None:
     """
     Return the words about the parties of the epoch at `number` as of its commitment's block.

@@ -113,4 +113,6 @@ def check_disputes(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
                     f"something in lane {number} is held in a dispute, or was taken back: which "
                     "line it is an audit with --rpc can say"
                 )
-    return Finding(f"no dispute took anything out of {count} lanes that pay this job")
+    anchoring = evidence.anchoring
+    until = f" until block {anchoring.newest}" if anchoring and anchoring.newest else ""
+    return Finding(f"no dispute took anything out of {count} lanes that pay this job{until}")

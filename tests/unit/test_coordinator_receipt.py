@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -21,13 +21,14 @@ from coordinator.api.proofs import make_proof
 from gpumarket.adapters.http import serve_http
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.proof_files import ProofFolder
+from gpumarket.adapters.state_proofs import Papers
 from gpumarket.protocol.errors import ChainError, ContentError
-from gpumarket.protocol.ids import make_job_id
+from gpumarket.protocol.ids import Address, Hash32, make_job_id
 from gpumarket.protocol.job import VerifyPolicy
-from gpumarket.protocol.proof import OpenedWork, ProofOfExecution
+from gpumarket.protocol.proof import EpochDocument, OpenedWork, ProofOfExecution
 from gpumarket.protocol.proof_compact import compact_proof
 from gpumarket.protocol.proof_file import encode_proof, format_proof
-from gpumarket.testing.factories import make_hash, make_spec
+from gpumarket.testing.factories import DOMAIN, make_address, make_hash, make_spec
 from tests.coordinator_market import Market
 from tests.market_audit import HonestChain
 
@@ -41,14 +42,37 @@ class Prover:
     asked: int = 0
     is_able: bool = True
 
-    async def anchor(self, proof: ProofOfExecution) -> tuple[ProofOfExecution, bytes]:
+    taken: list[int] = field(default_factory=list)
+    used: list[Hash32] = field(default_factory=list)
+
+    async def anchor(
+        self, proof: ProofOfExecution, papers: Sequence[Papers] = ()
+    ) -> tuple[ProofOfExecution, bytes]:
         """Return the proof as it came, or refuse."""
         self.asked += 1
+        self.used += [each.state_root for each in papers]
         if not self.is_able:
             raise ChainError(
                 "the node does not prove this job's state", code="GM-3007", why="missing trie node"
             )
         return proof, make_hash("block")
+
+    async def take_papers(
+        self,
+        document: EpochDocument,
+        *,
+        requesters: Iterable[Address],
+        contract: Address,
+        block: int,
+    ) -> Papers:
+        """Return papers that name their block, or refuse."""
+        assert document.work
+        assert set(requesters) == {make_address("requester")}
+        assert contract == DOMAIN.contract
+        self.taken.append(block)
+        if not self.is_able:
+            raise ChainError("the node does not prove this job's state", code="GM-3007")
+        return Papers(state_root=make_hash(f"state {block}"), accounts=(), settlement=())
 
 
 def play(*, is_settled: bool = True, **settings: int) -> tuple[Market, ProofOfExecution, str]:
@@ -111,6 +135,16 @@ async def get(url: str, accept: str = "*/*") -> tuple[int, str, bytes]:
             return error.code, error.headers["Content-Type"], error.read()
 
     return await trio.to_thread.run_sync(ask)
+
+
+def step(market: Market) -> None:
+    """Let one thing happen."""
+    if market.todo:
+        market.perform(market.todo.pop(0))
+    elif market.inbox:
+        market.deliver(market.inbox.pop(0))
+    else:
+        market.wait()
 
 
 async def file_all(archive: Archive, *, is_patient: bool = False) -> None:
@@ -242,7 +276,7 @@ async def test_a_node_that_does_not_prove_is_asked_again_and_then_done_without(
     prover = Prover(is_able=False)
     archive = open_archive(market, tmp_path, prover)
     await file_all(archive, is_patient=True)
-    assert trio.current_time() >= RETRY_SECONDS * TRIES_MAX
+    assert trio.current_time() >= RETRY_SECONDS * (TRIES_MAX - 1)
     assert prover.asked == TRIES_MAX
     job_hash = proof.order.body.compute_struct_hash()
     assert archive.folder.has(job_hash, "bare")
@@ -252,6 +286,31 @@ async def test_a_node_that_does_not_prove_is_asked_again_and_then_done_without(
     assert (len(archive.folder), archive.folder.has(job_hash, "compact")) == (1, True)
     data = await archive.give(name, is_compact=True, must_anchor=True)
     assert data == encode_proof(compact_proof(proof))
+
+
+async def test_what_is_proven_of_an_epoch_at_its_commitment_is_there_when_its_job_ends(
+    tmp_path: Path,
+) -> None:
+    market, _, _ = play(is_settled=False)
+    prover = Prover()
+    while not any(epoch.block for epoch in market.state.epochs.values()):
+        await file_all(open_archive(market, tmp_path, prover))
+        assert prover.taken == [], "nothing is committed yet"
+        step(market)
+    (epoch,) = market.state.epochs.values()
+    for _ in range(2):
+        await file_all(open_archive(market, tmp_path, prover))
+    assert prover.taken == [epoch.block]
+    market.run(seconds_max=100)
+    later = Prover()
+    await file_all(open_archive(market, tmp_path, later))
+    assert (later.taken, later.used) == ([], [make_hash(f"state {epoch.block}")])
+    archive = open_archive(market, tmp_path)
+    assert archive.folder.epochs == {epoch.number}
+    market.state.epochs.clear()
+    await file_all(archive)
+    assert open_archive(market, tmp_path).folder.epochs == set()
+    assert len(archive.folder) == 1
 
 
 # ---- the folder --------------------------------------------------------------------------------
