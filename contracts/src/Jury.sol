@@ -32,6 +32,7 @@ contract Jury is IJury, Judge {
     uint256 private _caseCount;
     mapping(uint256 id => Case) private _cases;
     mapping(bytes32 receiptHash => Trial) private _trials;
+    mapping(address operator => uint64) private _owed;
 
     /* CONSTRUCTOR */
 
@@ -192,6 +193,11 @@ contract Jury is IJury, Judge {
         return _trials[receiptHash];
     }
 
+    /// @inheritdoc IJury
+    function owedBy(address operator) external view returns (uint64) {
+        return _owed[operator];
+    }
+
     /* INTERNAL: OPENING */
 
     /// @dev What every new case has; holds bond and stake.
@@ -342,23 +348,40 @@ contract Jury is IJury, Judge {
         if (!isDecided || !isLast) _checkOver(case_.deadline);
     }
 
+    /// @dev Where other cases hold what is to be lost, it is owed: else a forger could have a friend
+    /// open cases against it that nobody can judge, and lose nothing.
     function _convict(Case memory case_, address[] calldata voters) private {
         IDisputes.Place memory place = case_.place;
+        uint64 missing = _SETTLEMENT.STAKE_SLASH() - case_.stakeHeld;
+        uint64 taken = _take(ISettlement.Pocket.STAKE, place.payee, missing, 0);
+        _owed[place.payee] += missing - taken;
         address accuser = case_.parties[0].account;
-        _splitSlash(place.payee, case_.stakeHeld, accuser, place.requester, voters);
+        _splitSlash(place.payee, case_.stakeHeld + taken, accuser, place.requester, voters);
         _settleBonds(case_, true, voters, address(0));
     }
 
     function _acquit(Case memory case_, address[] calldata voters) private {
-        _give(ISettlement.Pocket.STAKE, case_.place.payee, case_.stakeHeld, 0);
+        _releaseStake(case_.place.payee, case_.stakeHeld);
         _settleBonds(case_, false, voters, case_.place.payee);
     }
 
     function _dismiss(Case memory case_) private {
-        _give(ISettlement.Pocket.STAKE, case_.place.payee, case_.stakeHeld, 0);
+        _releaseStake(case_.place.payee, case_.stakeHeld);
         for (uint256 i = 0; i < case_.parties.length; ++i) {
             _returnBond(case_.parties[i].account, case_.parties[i].bond);
         }
+    }
+
+    /// @dev Gives back stake that was held, less what its operator owes: that is burnt.
+    function _releaseStake(address operator, uint64 amount) private {
+        uint64 owed = _owed[operator];
+        uint64 lost = owed < amount ? owed : amount;
+        if (lost != 0) {
+            _owed[operator] = owed - lost;
+            _give(ISettlement.Pocket.BURNT, operator, lost, 0);
+            emit EventsLib.Slashed(operator, address(0), address(0), lost, 0, 0, 0);
+        }
+        _give(ISettlement.Pocket.STAKE, operator, amount - lost, 0);
     }
 
     /// @dev Bonds of the side that was right go back. Of the others', half pays the jurors; the rest

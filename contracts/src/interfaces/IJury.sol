@@ -120,7 +120,7 @@ interface IJury is IJudge {
     function escalate(uint256 id) external;
 
     /// @notice Carries out the last verdict once nobody can appeal; or ends a case in which the last
-    /// jury did not decide: then all goes back.
+    /// jury did not decide: then all goes back, less what is owed (`owedBy`).
     /// @dev Also when something else voided the payment meanwhile. Only its price is then left alone:
     /// else a coordinator could save a forger from its verdict.
     /// @param voters Those whose votes decided; empty without a verdict.
@@ -133,4 +133,8 @@ interface IJury is IJudge {
 
     /// @notice What became of a receipt that `accuseReceipt` accused.
     function trialOf(bytes32 receiptHash) external view returns (Trial memory);
+
+    /// @notice What convictions cost an operator beyond the stake that they found: taken from what
+    /// other cases hold of it, before they give that back.
+    function owedBy(address operator) external view returns (uint64);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {EventsLib} from "../../src/libraries/EventsLib.sol";
 import {VM} from "../Vm.sol";
 import {Court} from "./Court.sol";
 
@@ -221,9 +222,59 @@ contract JuryMoneyTest is Court {
         assertEq(jury.caseOf(a).stakeHeld, 80e6, "first");
         assertEq(jury.caseOf(b).stakeHeld, 20e6, "second");
         assertEq(jury.caseOf(c).stakeHeld, 0, "third");
-        _close(b, _judge(b, MISMATCH));
+        _close(b, _judge(b, MATCH));
+        assertEq(_stakeOf(provider), 20e6, "each case gives back what it held");
         _close(a, _judge(a, MATCH));
-        assertEq(_stakeOf(provider), 80e6, "each case gives back what it held");
+        assertEq(_stakeOf(provider), MIN_STAKE, "each case gives back what it held");
+        assertEq(jury.owedBy(provider), 0, "and nobody owes anything");
+    }
+
+    /// @notice What other cases hold of a stake is lost all the same, when they give it back.
+    function test_WhatAConvictionDoesNotFindIsOwed() external {
+        uint256 a = _accuse(0);
+        uint256 b = _accuse(1);
+        uint256 c = _accuse(2);
+        _close(b, _judge(b, MISMATCH));
+        assertEq(jury.owedBy(provider), 60e6, "20 of 80 were there");
+        uint256 burnt = settlement.burnt();
+        address[] memory voters = _judge(a, MATCH);
+        VM.warp(VM.getBlockTimestamp() + RESPONSE + 1);
+        VM.expectEmit(true, true, true, true, address(jury));
+        emit EventsLib.Slashed(provider, address(0), address(0), 60e6, 0, 0, 0);
+        jury.close(a, voters);
+        assertEq(_stakeOf(provider), 20e6, "what was held, less what is owed");
+        assertEq(settlement.burnt() - burnt, 60e6, "burnt");
+        assertEq(jury.owedBy(provider), 0, "paid");
+        // What came back meanwhile is found by the next.
+        _close(c, _judge(c, MISMATCH));
+        assertEq(_stakeOf(provider), 0, "all of it");
+        assertEq(jury.owedBy(provider), 60e6, "and the rest is owed again");
+        assertEq(settlement.held(), 0, "nothing left behind");
+    }
+
+    function test_ADebtIsPaidAlsoOutOfACaseThatNobodyJudges() external {
+        uint256 a = _accuse(0);
+        uint256 b = _accuse(1);
+        address[] memory voters = _judge(b, MISMATCH);
+        for (uint256 level = 0; level < 3; ++level) {
+            _letLapse(a);
+            if (level < 2) jury.escalate(a);
+        }
+        jury.close(b, voters);
+        jury.close(a, _noVoters());
+        assertEq(_stakeOf(provider), 20e6, "less what is owed");
+        assertEq(settlement.held(), 0, "nothing left behind");
+    }
+
+    function test_StakeThatWasAddedIsFoundToo() external {
+        uint256 a = _accuse(0);
+        uint256 b = _accuse(1);
+        _stakeProvider(provider, COLD, 2 * MIN_STAKE);
+        _close(b, _judge(b, MISMATCH));
+        assertEq(_stakeOf(provider), 2 * MIN_STAKE - 60e6, "a slash is a slash");
+        assertEq(jury.owedBy(provider), 0, "nothing is owed");
+        _close(a, _judge(a, MATCH));
+        assertEq(_stakeOf(provider), 3 * MIN_STAKE - STAKE_SLASH, "once");
     }
 
     function test_StakeComesBackAlsoToOneThatLeft() external {

@@ -24,7 +24,7 @@ abstract contract Campaign {
     string private constant JURY = "settleDirect,settleDirect again,direct out of time,direct twice,accuse,accuse "
         "out of time,seatJury,redraw,decide: right,decide: false,appeal,appeal out of "
         "time,escalate,escalate too early,close of what is void,close too "
-        "early,close: right,close: false";
+        "early,close: right,close: false,accuseReceipt,accuse receipt twice,close of a receipt,debt,debt paid";
     uint256 internal constant RESPONSE = 1 days;
     uint256 internal constant EXIT_DELAY = 7 days;
 
@@ -92,7 +92,7 @@ abstract contract Campaign {
 
     /// @dev `postGood` and `postBad` come more than once, because all else needs them.
     function _actions() internal view returns (bytes4[] memory list) {
-        bytes4[42] memory all = [
+        bytes4[43] memory all = [
             handler.deposit.selector,
             handler.requestWithdraw.selector,
             handler.withdraw.selector,
@@ -113,6 +113,7 @@ abstract contract Campaign {
             handler.postBad.selector,
             handler.postBad.selector,
             handler.accuse.selector,
+            handler.accuseReceipt.selector,
             handler.accuse.selector,
             handler.challengeLeaf.selector,
             handler.challengeWithheld.selector,

@@ -321,9 +321,12 @@ abstract contract DisputeActions is MoneyActions {
         return _isAnswerable(line);
     }
 
+    /// @dev One of the last, or as often any: those that are old can only be ended.
     function _anyAsk(uint256 seed) internal returns (uint256) {
-        _need(openAsks.length != 0);
-        return openAsks[_mix(seed, "ask") % openAsks.length];
+        uint256 count = openAsks.length;
+        _need(count != 0);
+        uint256 back = _mix(seed, "ask") % (seed % 2 == 0 && count > 3 ? 3 : count);
+        return openAsks[count - 1 - back];
     }
 
     /// @dev The next line with this flaw (PRICE: any that its order shows), from a chosen one on.

@@ -50,6 +50,7 @@ contract Handler is JuryActions {
             _same(operator.stake, stakes[party], "stake");
             assertTrue(coordinator.unbonding <= coordinator.bond, "unbonding");
             assertTrue(operator.unstaking <= operator.stake, "unstaking");
+            _same(jury.owedBy(party), owed[party], "owed");
             _same(payee.cur, earned[party][epoch], "credit of this epoch");
             _same(payee.prev, earned[party][epoch - 1], "credit of the last epoch");
             uint256 waiting = uint256(payee.cur) + payee.prev;

@@ -16,6 +16,8 @@ abstract contract JuryActions is DisputeActions {
     }
 
     uint8 private constant LAST_LEVEL = 2;
+    /// @dev With more of them at once, few would come to an end.
+    uint256 private constant OPEN_TRIALS = 10;
 
     /* DIRECT SETTLEMENT */
 
@@ -103,6 +105,7 @@ abstract contract JuryActions is DisputeActions {
     /* CASES */
 
     function accuse(uint256 seed) external {
+        _need(openTrials.length < OPEN_TRIALS);
         Spot memory spot;
         bool isSigned = false;
         for (uint256 i = 0; i < TRIES && !isSigned; ++i) {
@@ -118,19 +121,62 @@ abstract contract JuryActions is DisputeActions {
         if (!isFit || !_isTakeable(spot)) {
             return _refused(who, address(jury), data, "accuse out of time");
         }
-        uint64 stake_ = settlement.operatorOf(line.provider).stake;
+        _openTrial(who, spot, data);
+        _held(spot);
+        line.isAccused = true;
+        _did("accuse");
+    }
+
+    /// @notice The work of a line by its receipt alone, or by one of another unit, which may be in no
+    /// batch.
+    function accuseReceipt(uint256 seed) external {
+        _need(openTrials.length < OPEN_TRIALS);
+        Spot memory spot;
+        bool isSigned = false;
+        for (uint256 i = 0; i < TRIES && !isSigned; ++i) {
+            spot = _spot(seed ^ (i << 200));
+            isSigned = _isSignedWork(_line(spot));
+        }
+        _need(isSigned);
+        Trial memory trial;
+        (trial.spot, trial.unit) = (spot, seed % 2 == 0 ? _line(spot).unit : UNITS - 1);
+        Hashing.Receipt memory receipt = _receiptOf(trial);
+        bytes32 receiptHash = Hashing.hash(receipt);
+        Hashing.Order memory order = orders[_line(spot).order];
+        address who = _party(seed);
+        _ensureEscrow(who, JURY_BOND);
+        bytes memory signature = _sign(receipt.provider, receiptHash);
+        bytes memory data = abi.encodeCall(
+            jury.accuseReceipt,
+            (order, receipt, signature, _eligibleAt(VM.getBlockTimestamp() - EPOCH))
+        );
+        if (VM.getBlockTimestamp() > order.expiry) {
+            return _refused(who, address(jury), data, "accuse receipt too late");
+        }
+        if (triedAlone[receiptHash] != 0) {
+            return _refused(who, address(jury), data, "accuse receipt twice");
+        }
+        uint256 id = _openTrial(who, spot, data);
+        (trials[id].isAlone, trials[id].unit) = (true, trial.unit);
+        triedAlone[receiptHash] = id;
+        _did("accuseReceipt");
+        _refused(who, address(jury), data, "accuse receipt twice");
+    }
+
+    function _openTrial(address who, Spot memory spot, bytes memory data)
+        private
+        returns (uint256 id)
+    {
+        uint64 stake_ = settlement.operatorOf(_line(spot).provider).stake;
         VM.prank(who);
         (bool ok, bytes memory answer) = address(jury).call(data);
         if (!ok) _bubble(answer);
-        uint256 id = abi.decode(answer, (uint256));
-        _held(spot);
-        line.isAccused = true;
+        id = abi.decode(answer, (uint256));
         Trial storage trial = trials[id];
-        trial.spot = spot;
+        (trial.spot, trial.unit) = (spot, _line(spot).unit);
         trial.stakeHeld = stake_ < STAKE_SLASH ? stake_ : STAKE_SLASH;
         trial.bonds = JURY_BOND;
         openTrials.push(id);
-        _did("accuse");
     }
 
     function _isSignedWork(Line storage line) private view returns (bool) {
@@ -142,8 +188,12 @@ abstract contract JuryActions is DisputeActions {
 
     function seatJury(uint256 seed) external {
         uint256 id = _trialAt(seed, Stage.DRAWING);
-        bool isRedrawn = _seat(id, seed % 5 == 0);
-        _did(isRedrawn ? "redraw" : "seatJury");
+        if (_seat(id, seed % 15 == 0)) {
+            _did("redraw");
+            // Time passes in days here, so who comes late once would always come late.
+            if (seed % 4 == 0 || _seat(id, false)) return;
+        }
+        _did("seatJury");
     }
 
     function decide(uint256 seed) external {
@@ -252,25 +302,54 @@ abstract contract JuryActions is DisputeActions {
     }
 
     function _close(address who, uint256 id) internal {
-        Spot memory spot = trials[id].spot;
+        Trial memory trial = trials[id];
         IJury.Case memory case_ = jury.caseOf(id);
         uint8 verdict = case_.verdict;
-        bool isVoid = _line(spot).isVoid;
+        bool isVoid = !trial.isAlone && _line(trial.spot).isVoid;
         address[] memory voters;
         if (verdict != 0) (, voters) = _voters(id, case_.level);
+        _expectSlash(_line(trial.spot).provider, trial.stakeHeld, verdict);
         VM.prank(who);
         jury.close(id, voters);
-        if (verdict == 2) _voided(spot);
-        _line(spot).isAccused = false;
-        _line(spot).isJudged = verdict != 0;
-        _released(spot);
+        if (trial.isAlone) {
+            if (verdict == 0) delete triedAlone[Hashing.hash(_receiptOf(trial))];
+        } else {
+            if (verdict == 2) _voided(trial.spot);
+            _line(trial.spot).isAccused = false;
+            _line(trial.spot).isJudged = verdict != 0;
+            _released(trial.spot);
+        }
         for (uint256 i = 0; i < openTrials.length; ++i) {
             if (openTrials[i] != id) continue;
             openTrials[i] = openTrials[openTrials.length - 1];
             openTrials.pop();
         }
+        if (trial.isAlone) _checkTrial(id, Hashing.hash(_receiptOf(trial)), verdict);
         _did(verdict == 0 ? "close: none" : verdict == 1 ? "close: right" : "close: false");
+        if (trial.isAlone) _did(verdict == 0 ? "close of a receipt: none" : "close of a receipt");
         if (isVoid) _did(verdict == 2 ? "close of what is void: false" : "close of what is void");
+    }
+
+    /// @dev What a conviction does not find is owed, and what is owed is paid out of what is held.
+    function _expectSlash(address provider, uint64 stakeHeld, uint8 verdict) private {
+        uint64 stake_ = settlement.operatorOf(provider).stake;
+        if (verdict == 2) {
+            uint64 missing = STAKE_SLASH - stakeHeld;
+            if (missing > stake_) owed[provider] += missing - stake_;
+        } else {
+            uint64 paid = owed[provider] < stakeHeld ? owed[provider] : stakeHeld;
+            owed[provider] -= paid;
+            if (paid != 0) ++successes["debt paid"];
+        }
+        if (owed[provider] != 0) ++successes["debt"];
+    }
+
+    /// @dev Of a receipt that was tried alone the outcome stays.
+    function _checkTrial(uint256 id, bytes32 receiptHash, uint8 verdict) private view {
+        IJury.Trial memory trial = jury.trialOf(receiptHash);
+        _same(trial.id, verdict == 0 ? 0 : id, "trial");
+        _same(trial.verdict, verdict, "verdict of the trial");
+        assertTrue(trial.isOver == (verdict != 0), "trial over");
     }
 
     function _jurors(uint256 id) internal view returns (address[] memory seats, uint256 count) {
@@ -297,8 +376,7 @@ abstract contract JuryActions is DisputeActions {
     function _votes(uint256 id, uint8 level, uint8 verdict) private view returns (bytes memory) {
         (address[] memory seats,) = _jurors(id);
         (uint256 from, address[] memory voters) = _voters(id, level);
-        Hashing.Attestation memory attestation =
-            _verdictOn(_receiptOf(_line(trials[id].spot)), verdict);
+        Hashing.Attestation memory attestation = _verdictOn(_receiptOf(trials[id]), verdict);
         IJury.Vote[] memory votes = new IJury.Vote[](voters.length);
         for (uint256 i = 0; i < voters.length; ++i) {
             votes[i].seat = uint8(from + i);
@@ -311,15 +389,24 @@ abstract contract JuryActions is DisputeActions {
     function _accusation(Spot memory spot) private view returns (bytes memory) {
         Hashing.Receipt memory receipt = _receiptOf(_line(spot));
         bytes memory signature = _sign(receipt.provider, Hashing.hash(receipt));
-        uint32 eligible = 0;
-        uint256 latest = posts[spot.post].postedAt - EPOCH;
+        uint32 eligible = _eligibleAt(posts[spot.post].postedAt - EPOCH);
+        return abi.encodeCall(
+            jury.accuse, (_batchOf(spot), _openingOf(spot), receipt, signature, eligible)
+        );
+    }
+
+    function _eligibleAt(uint256 latest) private view returns (uint32 eligible) {
         while (eligible < settlement.verifierCount()) {
             (, uint64 listedAt) = settlement.verifierAt(eligible);
             if (listedAt > latest) break;
             ++eligible;
         }
-        return abi.encodeCall(
-            jury.accuse, (_batchOf(spot), _openingOf(spot), receipt, signature, eligible)
-        );
+    }
+
+    /// @dev What a case is about.
+    function _receiptOf(Trial memory trial) internal view returns (Hashing.Receipt memory) {
+        Line memory line = _line(trial.spot);
+        line.unit = trial.unit;
+        return _receiptOf(line);
     }
 }

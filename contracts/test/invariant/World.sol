@@ -94,8 +94,11 @@ abstract contract World is Scene, Auditor {
         uint64 deadline;
     }
 
+    /// @notice `isAlone`: of a receipt, without its line; of the line's work as `unit` of its order.
     struct Trial {
         Spot spot;
+        bool isAlone;
+        uint32 unit;
         uint64 stakeHeld;
         uint64 bonds;
         bytes jury;
@@ -129,6 +132,9 @@ abstract contract World is Scene, Auditor {
     uint256[] internal openAsks;
     mapping(uint256 id => Trial) internal trials;
     uint256[] internal openTrials;
+    /// @dev Receipts that are tried alone, or were judged so.
+    mapping(bytes32 receiptHash => uint256 id) internal triedAlone;
+    mapping(address operator => uint64) internal owed;
     mapping(address => bool) internal isHonest;
 
     /* SET-UP */
