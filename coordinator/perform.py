@@ -8,23 +8,19 @@ because the journal brings it back to a state that is known.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from coordinator.core import effects, events
 from coordinator.core.batching import OWN_FAULTS
-from gpumarket.adapters.chain import Chain, ChainFact
+from coordinator.court import move_case, open_case
+from coordinator.deeds import Deed, do_once, find_first_block, wait_for_block
+from coordinator.world import World
 from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.checkpoints import check_word
-from gpumarket.adapters.clock import SystemClock, make_nonce
-from gpumarket.adapters.content import EmbeddedNode
-from gpumarket.adapters.first_blocks import REORG_BLOCKS, FirstBlocks
-from gpumarket.adapters.keys import Identity
-from gpumarket.adapters.logs import Log
+from gpumarket.adapters.clock import make_nonce
+from gpumarket.adapters.first_blocks import REORG_BLOCKS
 from gpumarket.hardware.answering import check_answer
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.errors import (
@@ -33,54 +29,14 @@ from gpumarket.protocol.errors import (
     ContentError,
     DeadlinePassed,
     GpuMarketError,
-    LostRace,
     RemoteProtocolError,
 )
 from gpumarket.protocol.header import decode_header_untrusted
-from gpumarket.protocol.ids import Address
 from gpumarket.protocol.lease import make_assignment
-from gpumarket.protocol.messages import LeaseProposed, Message
-from gpumarket.protocol.signing import Domain, keccak256
-from gpumarket.protocol.units import Timestamp
+from gpumarket.protocol.messages import LeaseProposed
+from gpumarket.protocol.signing import keccak256
 
-BLOCK_POLL_SECONDS = 0.25
-BLOCK_WAIT_SECONDS_MAX = 600.0
-TRIES_MAX = 3
-"""Of one deed, when others are faster or a reorg takes it away; the core asks again after these."""
-OF_A_REORG = ("WrongHeader", "UnknownCommitment", "SeedBlockNotReached")
-"""Refusals that may be over once the chain is read again."""
 FETCH_SECONDS_MAX = 240.0
-JUDGES_MAX = 2
-
-Post = Callable[[events.Event], Awaitable[None]]
-
-
-class Hall(Protocol):
-    """What is needed of the sessions with members."""
-
-    async def send(self, member: Address, message: Message) -> bool:
-        """Sign and queue a message; False where that member has no session."""
-
-    def expel(self, member: Address, *, session: int, reason: str) -> None:
-        """End a member's session; session 0 is whatever session it has."""
-
-
-@dataclass(slots=True)
-class World:
-    """Everything outside: the chain, the content store, the members, the time."""
-
-    identity: Identity
-    domain: Domain
-    chain: Chain
-    seed_delay_blocks: int
-    content: EmbeddedNode
-    hall: Hall
-    post: Post
-    clock: SystemClock
-    log: Log
-    first_blocks: FirstBlocks
-    judges: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(JUDGES_MAX))
-    """Hardware challenges that are checked at one time."""
 
 
 async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  one case for each effect
@@ -103,6 +59,10 @@ async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  
             await _fix_seed(effect, world)
         case effects.PostBatch():
             await _post_batch(effect, world)
+        case effects.OpenCase():
+            await open_case(effect, world)
+        case effects.MoveCase():
+            await move_case(effect, world)
         case effects.ReadEscrow():
             await _read_escrow(effect, world)
         case effects.FetchOutput():
@@ -134,8 +94,8 @@ async def _commit_epoch(effect: effects.CommitEpoch, world: World) -> None:
         await world.content.add_document(encode_document(effect.document))
         data_hash = compute_content_hash(effect.document)
         wanted = {"committer": me, "root": effect.root, "dataHash": data_hash}
-        fact = await _do_once(
-            _Deed("Committed", wanted, await _find_first_block(effect.root, world)),
+        fact = await do_once(
+            Deed("Committed", wanted, await find_first_block(effect.root, world)),
             lambda: world.chain.commit(effect.root, effect.nonce_hash, data_hash),
             world,
         )
@@ -178,8 +138,8 @@ async def _fix_seed(effect: effects.FixSeed, world: World) -> None:
 
     try:
         # One more: the transaction must be tried on top of a block that already has B* below it.
-        await _wait_for_block(await find_number() + max(1, world.chain.confirmations), world)
-        fact = await _do_once(_Deed("SeedFixed", wanted, first_block), fix, world)
+        await wait_for_block(await find_number() + max(1, world.chain.confirmations), world)
+        fact = await do_once(Deed("SeedFixed", wanted, first_block), fix, world)
         number = await find_number()
         header = await world.chain.read_header(number)
     except GpuMarketError as error:
@@ -212,10 +172,10 @@ async def _post_batch(effect: effects.PostBatch, world: World) -> None:
     try:
         for document in (*effect.bills, effect.batch):
             await world.content.add_document(encode_document(document))
-        first_block = await _find_first_block(data_hash, world)
+        first_block = await find_first_block(data_hash, world)
         wanted = {"coordinator": world.identity.address, "dataHash": data_hash}
-        fact = await _do_once(
-            _Deed("BatchPosted", wanted, first_block, deadline=effect.post_by),
+        fact = await do_once(
+            Deed("BatchPosted", wanted, first_block, deadline=effect.post_by),
             post,
             world,
         )
@@ -335,86 +295,6 @@ async def _judge_hardware(effect: effects.JudgeHardware, world: World) -> None:
     challenge = effect.task.challenge
     judged = events.HardwareJudged(at=world.clock.now(), challenge=challenge, problem=problem)
     await world.post(judged)
-
-
-# ---- the chain ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Deed:
-    """Something that must be on chain once, and the event that shows it."""
-
-    name: str
-    wanted: Mapping[str, object]
-    """Arguments of the event, our address among them."""
-    from_block: int
-    """It was not there before."""
-    deadline: Timestamp | None = None
-    """From when on it must not be done any more."""
-
-
-async def _do_once(deed: _Deed, act: Callable[[], Awaitable[object]], world: World) -> ChainFact:
-    """
-    Return the confirmed event of a deed, and do the deed only if it was not done.
-
-    Looking and acting share a turn: between them no other transaction of ours can be mined, not
-    even one that this process sent before it died.
-    """
-    refusal: ChainError | None = None
-    for _ in range(TRIES_MAX):
-        try:
-            async with world.chain.turn(deadline=deed.deadline):
-                if await _look_for(deed, world) is None:
-                    await act()
-        except (LostRace, BrokenPrecondition) as error:
-            # Perhaps because somebody did this very thing: a seed may be fixed by anybody.
-            refusal = error
-            if isinstance(error, BrokenPrecondition) and not await _is_there_after_all(deed, world):
-                if not _may_pass(error):
-                    raise
-                await _wait_for_block((await world.chain.head())[0] + 1, world)
-                continue
-        fact = await _wait_confirmed(deed, world)
-        if fact is not None:
-            return fact
-    raise refusal or ChainError(f"{deed.name} was on chain {TRIES_MAX} times and did not stay")
-
-
-def _may_pass(error: BrokenPrecondition) -> bool:
-    """Say whether a refusal may come of a reorg between what was read and what was tried."""
-    return isinstance(error, ContractRefused) and error.refusal.name in OF_A_REORG
-
-
-async def _look_for(deed: _Deed, world: World) -> ChainFact | None:
-    return await world.chain.find_fact(deed.name, from_block=deed.from_block, wanted=deed.wanted)
-
-
-async def _is_there_after_all(deed: _Deed, world: World) -> bool:
-    # A refusal is final for the core: nothing that an earlier run sent may come after it.
-    await world.chain.clear_pool()
-    return await _look_for(deed, world) is not None
-
-
-async def _wait_confirmed(deed: _Deed, world: World) -> ChainFact | None:
-    """Return the event once it is deep enough; None where it is not, or no longer, on chain."""
-    for _ in range(int(BLOCK_WAIT_SECONDS_MAX / BLOCK_POLL_SECONDS)):
-        fact = await _look_for(deed, world)
-        if fact is None or await world.chain.is_confirmed(fact):
-            return fact
-        await trio.sleep(BLOCK_POLL_SECONDS)
-    raise ChainError(f"{deed.name} was not confirmed in {BLOCK_WAIT_SECONDS_MAX:.0f} s")
-
-
-async def _find_first_block(deed: bytes, world: World) -> int:
-    return await world.first_blocks.find(deed, head=(await world.chain.head())[0])
-
-
-async def _wait_for_block(number: int, world: World) -> None:
-    for _ in range(int(BLOCK_WAIT_SECONDS_MAX / BLOCK_POLL_SECONDS)):
-        if (await world.chain.head())[0] >= number:
-            return
-        await trio.sleep(BLOCK_POLL_SECONDS)
-    raise ChainError(f"block {number} did not come in {BLOCK_WAIT_SECONDS_MAX:.0f} s")
 
 
 async def _post_refused(

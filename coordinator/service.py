@@ -14,7 +14,8 @@ from coordinator.core.batching import OWN_FAULTS
 from coordinator.core.decide import CoordinatorState
 from coordinator.core.lifecycle import JobState
 from coordinator.core.settings import Settings, compute_margins
-from coordinator.perform import World, perform
+from coordinator.perform import perform
+from coordinator.world import World
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment

@@ -126,6 +126,8 @@ class OpenCase(_Effect, frozen=True, kw_only=True):
     receipt_hash: Hash32
     order: Order
     receipt: Signed[Receipt]
+    jurors_min: U32
+    """With fewer that could be drawn the case is not opened."""
 
 
 class CaseVote(msgspec.Struct, frozen=True, kw_only=True):

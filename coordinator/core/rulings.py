@@ -163,6 +163,7 @@ def make_accusation(state: State, lease: Lease) -> OpenCase:
         receipt_hash=receipt.body.compute_struct_hash(),
         order=state.jobs[lease.order_hash].order.body,
         receipt=receipt,
+        jurors_min=state.settings.jury_min,
     )
 
 

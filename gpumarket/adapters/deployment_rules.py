@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
+from gpumarket.protocol.header import HISTORY_WINDOW
 from gpumarket.protocol.units import U64
 
 CONTRACTS: Final = ("Disputes", "Jury", "Settlement")
@@ -21,8 +22,6 @@ CONTRACTS: Final = ("Disputes", "Jury", "Settlement")
 FILE_BYTES_MAX: Final = 65_536
 DECIMALS_MAX: Final = 6
 SYMBOL_MAX: Final = 32
-HISTORY_WINDOW: Final = 8_191
-"""Blocks whose hash a contract can look up (EIP-2935)."""
 MIN_SLASHES: Final = 4
 NOTHING_SENT: Final = "nothing was sent and no gas was spent"
 _AMOUNT_MAX: Final = 2**64 - 1

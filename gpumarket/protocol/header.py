@@ -15,6 +15,8 @@ from gpumarket.protocol.rlp_reading import decode_rlp_untrusted, encode_rlp
 from gpumarket.protocol.signing import keccak256
 
 HEADER_BYTES_MAX = 1024
+HISTORY_WINDOW = 8_191
+"""Blocks back of which the state holds the hashes (EIP-2935), for contracts to look up."""
 _FIELDS_MIN = 15
 _STATE_FIELD = 3
 _NUMBER_FIELD = 8

@@ -15,7 +15,8 @@ from web3 import Web3
 from web3.types import RPCEndpoint
 
 from coordinator.core import effects, events
-from coordinator.perform import _Deed, _do_once, perform
+from coordinator.deeds import Deed, do_once
+from coordinator.perform import perform
 from gpumarket.adapters.chain import Chain, TxOutcome
 from gpumarket.adapters.chain_errors import ContractRefused
 from gpumarket.adapters.clock import SystemClock
@@ -460,10 +461,10 @@ async def test_a_batch_of_before_a_restart_is_taken_back_at_once(network: Networ
     network.clock.time = deadline
     world: Any = SimpleNamespace(chain=network.connect(foreign_seconds=600))
     wanted = {"coordinator": network.account, "dataHash": DATA}
-    deed = _Deed("BatchPosted", wanted, 0, deadline=Timestamp(deadline))
+    deed = Deed("BatchPosted", wanted, 0, deadline=Timestamp(deadline))
 
     async def act() -> TxOutcome:
-        await _do_once(deed, lambda: post(world.chain, deadline), world)
+        await do_once(deed, lambda: post(world.chain, deadline), world)
         raise AssertionError("it was refused")
 
     async with sending(act) as pending:
@@ -590,16 +591,16 @@ async def test_a_mined_revert_carries_the_contract_s_own_error(network: Network)
 # ---- restart in the middle of a post -------------------------------------------------------
 
 
-def make_deed(network: Network) -> _Deed:
+def make_deed(network: Network) -> Deed:
     wanted = {"committer": network.account, "root": ROOT, "dataHash": DATA}
-    return _Deed("Committed", wanted, 0)
+    return Deed("Committed", wanted, 0)
 
 
-def do_once(network: Network, chain: Chain) -> Callable[[], Awaitable[TxOutcome]]:
+def doing_once(network: Network, chain: Chain) -> Callable[[], Awaitable[TxOutcome]]:
     world: Any = SimpleNamespace(chain=chain)
 
     async def act() -> TxOutcome:
-        fact = await _do_once(make_deed(network), commit(chain), world)
+        fact = await do_once(make_deed(network), commit(chain), world)
         return TxOutcome(fact.tx_hash, fact.block, 0)
 
     return act
@@ -608,7 +609,7 @@ def do_once(network: Network, chain: Chain) -> Callable[[], Awaitable[TxOutcome]
 async def crash_in_the_middle(network: Network) -> str:
     """Let a process die when its commitment is in the pool."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(do_once(network, network.connect()))
+        nursery.start_soon(doing_once(network, network.connect()))
         sent = await network.wait_pool()
         nursery.cancel_scope.cancel()
     return sent
@@ -616,7 +617,7 @@ async def crash_in_the_middle(network: Network) -> str:
 
 async def test_what_the_pool_kept_over_a_restart_is_not_posted_again(network: Network) -> None:
     sent = await crash_in_the_middle(network)
-    async with sending(do_once(network, network.connect(foreign_seconds=PATIENCE))) as pending:
+    async with sending(doing_once(network, network.connect(foreign_seconds=PATIENCE))) as pending:
         await trio.sleep(0.3)
         assert [tx["hash"] for tx in network.list_pool()] == [sent]
         network.mine()
@@ -626,7 +627,7 @@ async def test_what_the_pool_kept_over_a_restart_is_not_posted_again(network: Ne
 
 async def test_what_is_stuck_since_before_a_restart_is_adopted(network: Network) -> None:
     sent = await crash_in_the_middle(network)
-    async with sending(do_once(network, network.connect())) as pending:
+    async with sending(doing_once(network, network.connect())) as pending:
         await trio.sleep(1.5)  # past its patience with strangers; at the same price, same bytes
         assert [tx["hash"] for tx in network.list_pool()] == [sent]
         network.mine()
@@ -641,7 +642,7 @@ async def test_what_is_stuck_since_before_a_restart_is_replaced(
     data = network.connect()._contract.encode_abi("commit", [ROOT, keccak256(NONCES), DATA])
     network.send_raw(cap=gwei * GWEI, tip=GWEI * gwei // 4, data=data)
     (old,) = network.list_pool()
-    async with sending(do_once(network, network.connect())) as pending:
+    async with sending(doing_once(network, network.connect())) as pending:
         await network.wait_pool((old["hash"],))
         network.mine()
     assert network.list_mined() == [pending.get().tx_hash]
@@ -660,7 +661,7 @@ async def test_what_is_mined_between_looking_and_sending_is_not_posted_again(
         return await chain.commit(ROOT, keccak256(NONCES), DATA)
 
     with trio.fail_after(PATIENCE):
-        fact = await _do_once(make_deed(network), act, world)
+        fact = await do_once(make_deed(network), act, world)
     assert "0x" + fact.tx_hash.hex() == sent
     assert network.list_pool() == []
     assert await count_commits(network) == 1
@@ -671,7 +672,7 @@ async def test_an_event_is_believed_only_under_its_confirmations(network: Networ
         await network.wait_pool()
         network.mine()
     # A process that starts now finds it; then a reorg takes it away.
-    async with sending(do_once(network, network.connect(confirmations=2))) as pending:
+    async with sending(doing_once(network, network.connect(confirmations=2))) as pending:
         await trio.sleep(0.4)
         assert not pending.is_over
         network.ask("anvil_reorg", 1, [])
@@ -690,7 +691,7 @@ async def test_a_final_refusal_leaves_nothing_that_may_still_come(network: Netwo
         raise BrokenPrecondition("too late")
 
     async def try_once() -> TxOutcome:
-        await _do_once(make_deed(network), act, world)
+        await do_once(make_deed(network), act, world)
         raise AssertionError("it was refused")
 
     async with sending(try_once) as pending:
@@ -736,8 +737,8 @@ async def test_a_deed_that_somebody_else_did_meanwhile_is_done(network: Network)
         for by in (rival, chain):
             await by.fix_seed(network.account, 0, header=header, nonces=NONCES)
 
-    deed = _Deed("SeedFixed", {"committer": network.account, "seq": 0}, 0)
+    deed = Deed("SeedFixed", {"committer": network.account, "seq": 0}, 0)
     world: Any = SimpleNamespace(chain=chain)
     with trio.fail_after(PATIENCE):
-        fact = await _do_once(deed, fix, world)
+        fact = await do_once(deed, fix, world)
     assert fact.tx_hash not in network.list_mined()

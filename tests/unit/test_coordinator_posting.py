@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coordinator.core import effects, events
-from coordinator.perform import World, perform
+from coordinator.perform import perform
+from coordinator.world import World
 from gpumarket.adapters.chain import ChainFact
 from gpumarket.adapters.chain_errors import ContractRefusal, ContractRefused
 from gpumarket.adapters.first_blocks import FirstBlocks
