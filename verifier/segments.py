@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from gpumarket.adapters.checkpoints import judge_stored
+from gpumarket.adapters.checkpoint_files import judge_stored
 from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
 from gpumarket.comparing.judging import Outcome

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from gpumarket.adapters.checkpoint_files import read_checkpoint
 from gpumarket.adapters.checkpoint_watch import refuse_checkpoint
 from gpumarket.adapters.content import ContentStore
-from gpumarket.comparing.checkpoints import (
-    FILES,
-    Checkpoint,
-    decode_checkpoint_untrusted,
-    find_false_word,
-    measure_update,
-)
-from gpumarket.comparing.judging import Outcome
-from gpumarket.comparing.segments import RULE, judge_segments
-from gpumarket.protocol.attestation import Verdict
+from gpumarket.comparing.checkpoints import Checkpoint, find_false_word, measure_update
 from gpumarket.protocol.errors import ContentError, RemoteProtocolError
-from gpumarket.protocol.ids import Address, Cid, Hash32
-from gpumarket.protocol.training import CheckpointFacts, SegmentAudit, SegmentState
+from gpumarket.protocol.ids import Cid
+from gpumarket.protocol.training import CheckpointFacts, SegmentState
 
 
 async def store_checkpoint(
@@ -95,60 +87,6 @@ async def check_word(
     except RemoteProtocolError as error:
         return f"the checkpoint of segment {state.index} is malformed: {error.message}"
     return await trio.to_thread.run_sync(find_false_word, state, ended, started)
-
-
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint's files; raise `RemoteProtocolError` for anything else."""
-    files = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
-    if files.keys() != FILES or not all(path.is_file() for path in files.values()):
-        raise RemoteProtocolError(f"a checkpoint is a folder with {', '.join(sorted(FILES))}")
-    return decode_checkpoint_untrusted({name: path.read_bytes() for name, path in files.items()})
-
-
-class StoredCheckpoints(Mapping[int, Checkpoint]):
-    """Checkpoints in folders by number, each read when it is asked for."""
-
-    def __init__(self, root: Path) -> None:
-        self._folders = {int(path.name): path for path in root.iterdir() if path.name.isdigit()}
-
-    def __getitem__(self, index: int) -> Checkpoint:
-        return read_checkpoint(self._folders[index])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._folders)
-
-    def __len__(self) -> int:
-        return len(self._folders)
-
-
-def judge_stored(
-    audit: SegmentAudit,
-    *,
-    own: Path,
-    theirs: Path,
-    own_class: Hash32,
-    provider: Address,
-    tolerance: str,
-) -> Outcome:
-    """
-    Judge a task by its drawn segments, as `judge_segments`, from folders of checkpoints by number.
-
-    Raises `InvalidInput` where a checkpoint is missing.
-    """
-    try:
-        return judge_segments(
-            audit,
-            own=StoredCheckpoints(own),
-            theirs=StoredCheckpoints(theirs),
-            own_class=own_class,
-            provider=provider,
-            tolerance=tolerance,
-        )
-    except RemoteProtocolError as error:
-        # Ours were written by the same program; its rules of form are what a provider signed.
-        by_another = any(state.provider != provider for state in audit.states)
-        verdict = Verdict.INCONCLUSIVE if by_another else Verdict.MISMATCH
-        return Outcome(verdict, RULE, f"a checkpoint is malformed: {error.message[:160]}")
 
 
 def _read_facts(copy: Path, before: Path | None, cid: Cid) -> CheckpointFacts:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpumarket.adapters.checkpoints import judge_stored
+from gpumarket.adapters.checkpoint_files import judge_stored
 from gpumarket.adapters.output_files import (
     OUTPUT_BYTES_MAX,
     compare_by_name,

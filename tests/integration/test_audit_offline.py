@@ -25,16 +25,30 @@ from gpumarket.protocol.proof_compact import compact_proof
 from gpumarket.protocol.proof_file import decode_proof_untrusted, encode_proof
 from gpumarket.testing.anvil import run_anvil
 from gpumarket.testing.chain_jobs import settle_job
+from gpumarket.testing.stored_outputs import plan_job
+
+from .sandbox_fixture import job_image_fixture  # noqa: F401  pytest finds it by its name
+from .shelf import shelve_job
+
+ENGINE = "/var/run/docker.sock"
+IPV6_PROBE = "('::1', 0)"
+"""What urllib3 binds once when it is loaded, to see whether the machine has IPv6."""
 
 PROGRAM = """
 import json, sys
-opened = []
-sys.addaudithook(lambda name, _: opened.append(name) if name.startswith("socket.") else None)
+opened, named = [], set()
+def note(name, args):
+    if name.startswith("socket."):
+        opened.append(name)
+    if name in ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"):
+        named.add(str(args[1] if name != "socket.getaddrinfo" else args[0]))
+sys.addaudithook(note)
 from gpumarket.cli import main
 code = main.run(sys.argv[1:])
 wanted = ("trio", "anyio", "aiohttp", "asyncio", "web3", "libp2p", "requests", "urllib3", "ssl")
 found = sorted({name.partition(".")[0] for name in sys.modules} & set(wanted))
-print(json.dumps({"code": code, "loaded": found, "opened": opened}), file=sys.stderr)
+said = {"code": code, "loaded": found, "opened": opened, "named": sorted(named)}
+print(json.dumps(said), file=sys.stderr)
 """
 
 
@@ -49,13 +63,32 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProofOfExecution,
         return trio.run(settle, url)
 
 
-def run_alone(folder: Path, proof: ProofOfExecution, trusted: Hash32) -> tuple[Any, Any]:
+@pytest.fixture(scope="module")
+def stored(
+    tmp_path_factory: pytest.TempPathFactory, job_image: tuple[Path, str]
+) -> tuple[ProofOfExecution, Hash32, Path]:
+    """A job whose image, input and outputs are in a folder."""
+    folder = tmp_path_factory.mktemp("stored")
+    maker = plan_job(folder, job=shelve_job(folder, job_image))
+
+    async def settle(url: str) -> tuple[ProofOfExecution, Hash32]:
+        proof = await settle_job(url, maker)
+        chain = Chain(rpc_url=url, contract=proof.domain.contract)
+        return await StateProver(chain).anchor(proof)
+
+    with run_anvil(tmp_path_factory.mktemp("chain"), block_seconds=None) as url:
+        return *trio.run(settle, url), folder
+
+
+def run_alone(
+    folder: Path, proof: ProofOfExecution, trusted: Hash32, *more: str
+) -> tuple[Any, Any]:
     """Verify in a process without any network interface; return its report and what it loaded."""
     path = folder / "proof.cbor"
     path.write_bytes(encode_proof(proof))
     contract = format_hex(proof.domain.contract)
     flags = ["--trust-block", format_hex(trusted), "--chain-id", "31337", "--contract", contract]
-    command = [sys.executable, "-c", PROGRAM, "audit", "verify", str(path), *flags, "--json"]
+    command = [sys.executable, "-c", PROGRAM, "audit", "verify", str(path), *flags, *more, "--json"]
     if os.geteuid() == 0:
         command = ["unshare", "--net", *command]
     done = subprocess.run(
@@ -73,9 +106,31 @@ def test_a_file_and_a_block_hash_pass_in_a_process_without_a_network(
     settled: tuple[ProofOfExecution, Hash32], tmp_path: Path
 ) -> None:
     report, process = run_alone(tmp_path, *settled)
-    assert process == {"code": 0, "loaded": [], "opened": []}
+    assert process == {"code": 0, "loaded": [], "opened": [], "named": []}
     assert report["data"]["verdict"] == "PASS"
     assert report["data"]["trust"]["rpc"] == []
+
+
+def test_outputs_are_compared_in_a_process_without_a_network(
+    stored: tuple[ProofOfExecution, Hash32, Path], tmp_path: Path
+) -> None:
+    proof, trusted, folder = stored
+    report, process = run_alone(tmp_path, proof, trusted, "--deep", str(folder))
+    assert process == {"code": 0, "loaded": [], "opened": [], "named": []}
+    (found,) = (each for each in report["data"]["checks"] if each["name"] == "comparisons")
+    assert found["verdict"] == "PASS"
+    assert "compared again by its rule json" in found["text"]
+
+
+def test_units_are_run_again_by_nothing_but_the_engines_socket(
+    stored: tuple[ProofOfExecution, Hash32, Path], tmp_path: Path
+) -> None:
+    proof, trusted, folder = stored
+    report, process = run_alone(tmp_path, proof, trusted, "--deep", str(folder), "--reexec")
+    (found,) = (each for each in report["data"]["checks"] if each["name"] == "re-execution")
+    assert (found["verdict"], process["code"]) == ("PASS", 0), found
+    assert not {"web3", "libp2p", "aiohttp", "asyncio"} & set(process["loaded"])
+    assert set(process["named"]) - {IPV6_PROBE} == {ENGINE}
 
 
 def test_another_block_hash_fails_with_that_reason(

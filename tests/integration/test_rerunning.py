@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -20,32 +19,20 @@ from gpumarket.comparing.rechecking import list_sampled
 from gpumarket.protocol.cids import format_cid
 from gpumarket.protocol.comparison import BytesRule, ProgramRule
 from gpumarket.protocol.evidence import AuditVerdict
-from gpumarket.protocol.ids import Cid
 from gpumarket.protocol.proof import ProofOfExecution
-from gpumarket.testing.factories import make_image, make_input, make_output, make_resources
+from gpumarket.testing.factories import make_image
 from gpumarket.testing.stored_outputs import VALUES, settle
 
 from .sandbox_fixture import job_image_fixture  # noqa: F401  pytest finds it by its name
+from .shelf import shelve, shelve_job
 
 PASS, FAIL, INCOMPLETE = AuditVerdict.PASS, AuditVerdict.FAIL, AuditVerdict.INCOMPLETE
-PROGRAM = """
-import json, os
-content = {"task": int(os.environ["GPUMARKET_TASK_INDEX"]), "x": float(open("/in/x").read())}
-open("/out/x.json", "w").write(json.dumps(content))
-"""
 COMPARATOR = """
 import json, sys
 own, theirs = (json.load(open(f"/{name}/x.json"))["x"] for name in ("own", "theirs"))
 sys.exit(0 if abs(own - theirs) < 0.01 else 1)
 """
 COLLUDING = {**VALUES, "provider-1": 1.5, "verifier-1": 1.5}
-
-
-def shelve(folder: Path, source: Path) -> Cid:
-    """Copy a file to its name by CID."""
-    cid = format_cid(TreeAdder(lambda _block: None).add_file(source).cid)
-    shutil.copy(source, folder / cid)
-    return cid
 
 
 @pytest.fixture(name="folder")
@@ -56,21 +43,9 @@ def folder_fixture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="job")
-def job_fixture(job_image: tuple[Path, str], tmp_path: Path, folder: Path) -> dict[str, Any]:
+def job_fixture(job_image: tuple[Path, str], folder: Path) -> dict[str, Any]:
     """A job of the small image, with its input and the image archive on the shelf."""
-    (tmp_path / "x").write_text("1.0005")
-    archive, digest = job_image
-    return {
-        "image": make_image(
-            digest=f"sha256:{digest}",
-            archive=shelve(folder, archive),
-            archive_bytes=archive.stat().st_size,
-        ),
-        "command": ("python3", "-c", PROGRAM),
-        "inputs": (make_input(cid=shelve(folder, tmp_path / "x"), path="/in/x", size_bytes=6),),
-        "outputs": (make_output(path="/out"),),
-        "resources": make_resources(memory_bytes=200 * 10**6),
-    }
+    return shelve_job(folder, job_image)
 
 
 @pytest.fixture(name="other_image")
