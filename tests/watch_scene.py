@@ -30,7 +30,7 @@ from gpumarket.testing.factories import DOMAIN, NOW, make_address, make_hash, ma
 
 COORDINATOR = make_address("coordinator")
 DISPUTES = make_address("the disputes contract")
-RULES = WatchRules(disputes=DISPUTES, epoch=1_000, open=300, response=300)
+RULES = WatchRules(disputes=DISPUTES, epoch=1_000, open=300, response=300, seed_delay_blocks=4)
 POSTED_AT = NOW + 100
 
 Payment = tuple[Address, Address, PaymentLeaf]

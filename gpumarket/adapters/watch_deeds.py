@@ -7,11 +7,11 @@ both are no reason to pay for another refusal. Silence of the chain is: the next
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from gpumarket.adapters.chain import TxOutcome
+from gpumarket.adapters.chain import ChainFact, TxOutcome
 from gpumarket.adapters.disputes_chain import LeafRecord
 from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.bills import NO_ATTESTATION, NO_RECEIPT, find_leaf_evidence
@@ -24,6 +24,7 @@ from gpumarket.protocol.duties import (
     Exit,
     ProveBadLeaf,
     ProveDouble,
+    PushCase,
     SettleDirect,
     Spot,
     TimeOut,
@@ -123,6 +124,26 @@ class Court(Protocol):
     ) -> TxOutcome:
         """Settle a receipt of ours without its coordinator; an acceptance may be missing."""
 
+    async def find_fact(
+        self, name: str, *, from_block: int, wanted: Mapping[str, object]
+    ) -> ChainFact | None:
+        """Return the newest event of this name with these arguments."""
+
+    async def read_header(self, number: int) -> bytes:
+        """Return the RLP of a block's header."""
+
+    async def seat_jury(self, case: int, header: bytes) -> TxOutcome:
+        """Draw the jury of a case."""
+
+    async def redraw(self, case: int) -> TxOutcome:
+        """Have the jury drawn by a later block."""
+
+    async def escalate(self, case: int) -> TxOutcome:
+        """Send a case to a larger jury."""
+
+    async def close(self, case: int, voters: Sequence[Address]) -> TxOutcome:
+        """Carry out the last verdict."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
@@ -156,6 +177,8 @@ async def carry_out(duty: Duty, bench: Bench) -> str:
             return await _challenge(duty, bench)
         case SettleDirect():
             return await _settle_direct(duty, bench)
+        case PushCase():
+            return await _push_case(duty, bench.court)
         case Exit(coordinator=coordinator):
             return await bench.leave(coordinator)
 
@@ -267,6 +290,31 @@ async def _settle_direct(duty: SettleDirect, bench: Bench) -> str:
     signature = b"" if acceptance is None else acceptance.signature
     await bench.court.settle_direct(evidence, claim.assignment, acceptance_signature=signature)
     return f"settled task {duty.unit} without its coordinator"
+
+
+# ---- cases ---------------------------------------------------------------------------------
+
+
+async def _push_case(duty: PushCase, court: Court) -> str:
+    case = duty.case
+    match duty.step:
+        case "seat":
+            await court.seat_jury(case, await court.read_header(duty.seed_block))
+            return f"had the jury of case {case} drawn"
+        case "redraw":
+            await court.redraw(case)
+            return f"had the jury of case {case} drawn by a later block"
+        case "escalate":
+            await court.escalate(case)
+            return f"sent case {case} to a larger jury"
+        case "close":
+            voters: Sequence[Address] = ()
+            if duty.is_decided:
+                wanted = {"id": case}
+                fact = await court.find_fact("Decided", from_block=duty.opened, wanted=wanted)
+                voters = () if fact is None else fact.args["voters"]
+            await court.close(case, voters)
+            return f"closed case {case}"
 
 
 # ---- papers --------------------------------------------------------------------------------

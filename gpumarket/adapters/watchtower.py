@@ -22,6 +22,7 @@ from gpumarket.adapters.first_blocks import REORG_BLOCKS
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.watch_deeds import Bench, Court, FindApproval, carry_out
 from gpumarket.adapters.watch_memory import load_memory, save_memory
+from gpumarket.protocol.cases import list_open, list_pushes
 from gpumarket.protocol.duties import (
     ChallengeLeaf,
     ChallengeWithheld,
@@ -31,6 +32,7 @@ from gpumarket.protocol.duties import (
 )
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError, ContentError, LostRace
 from gpumarket.protocol.ids import Address, Hash32
+from gpumarket.protocol.juries import CaseRecord
 from gpumarket.protocol.objections import (
     Papers,
     Registry,
@@ -103,6 +105,9 @@ class WatchedChain(Court, Protocol):
     async def read_role(self, operator: Address) -> int:
         """Return what an account is registered as."""
 
+    async def read_case(self, case: int) -> CaseRecord | None:
+        """Return where a case stands; None where it is closed."""
+
     async def is_presigned(self, account: Address, order_hash: Hash32) -> bool:
         """Say whether an order was signed by transaction."""
 
@@ -156,6 +161,7 @@ class Watchtower:
             epoch=rules.epoch,
             open=rules.open,
             response=rules.response,
+            seed_delay_blocks=rules.seed_delay_blocks,
         )
         self.fetch_seconds = min(rules.open / FETCH_SHARE, FETCH_SECONDS_MAX)
         """For one batch's document, and as much for its bills."""
@@ -389,6 +395,7 @@ class Watchtower:
         duties += list_double_directs(memory, rules=self._rules)
         duties += list_exits(memory, viewer=viewer)
         duties += self._list_settlements(memory, viewer, now)
+        duties += await self._list_pushes(memory, now)
         changed = False
         for duty in duties:
             if not await self._can_afford(duty, viewer):
@@ -397,6 +404,17 @@ class Watchtower:
                 self._strike(memory, duty)
                 changed = True
         return changed
+
+    async def _list_pushes(self, memory: Memory, now: int) -> Sequence[Duty]:
+        records = [await self._chain.read_case(each) for each in list_open(memory.cases)]
+        return list_pushes(
+            [record for record in records if record is not None],
+            cases=memory.cases,
+            block=memory.next_block - 1,
+            now=now,
+            response=self._rules.response,
+            seed_delay_blocks=self._rules.seed_delay_blocks,
+        )
 
     def _list_settlements(self, memory: Memory, viewer: Viewer, now: int) -> Sequence[Duty]:
         approved = []

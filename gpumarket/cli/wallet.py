@@ -272,7 +272,7 @@ async def _watch(
     import secrets
 
     from gpumarket.adapters.batch_papers import HttpArchive
-    from gpumarket.adapters.disputes_chain import DisputesChain
+    from gpumarket.adapters.jury_chain import JuryChain
     from gpumarket.adapters.logs import Log
     from gpumarket.adapters.transaction_rules import Patience
     from gpumarket.adapters.watchtower import Owner, Watchtower
@@ -281,7 +281,7 @@ async def _watch(
     from gpumarket.protocol.watching import Viewer
 
     chain_id, contract = _find_chain_id(connection), _find_contract(connection)
-    chain = DisputesChain(
+    chain = JuryChain(
         rpc_url=connection.require("rpc_url"),
         contract=contract,
         secret=signer.secret,

@@ -6,7 +6,7 @@ Duties: what a node must do about disputes, each with its last moment and a sent
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -14,6 +14,8 @@ from gpumarket.protocol.ids import Address, Hash32
 
 FOREVER: Final = 2**63 - 1
 """The last moment of what has none."""
+Step = Literal["seat", "redraw", "escalate", "close"]
+"""What anyone may do in a case."""
 
 
 class Spot(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +110,21 @@ class SettleDirect(_Duty, frozen=True, kw_only=True):
     unit: int
 
 
+class PushCase(_Duty, frozen=True, kw_only=True):
+    """Take a case against our work a step further, which nobody else has done."""
+
+    case: int
+    step: Step
+    seed_block: int
+    """Whose header draws the jury of the present level."""
+    opened: int
+    """The block in which the case was opened."""
+    is_decided: bool
+    """Whether the present level has a verdict."""
+
+
 Objection = ProveBadLeaf | ProveDouble | ChallengeLeaf | ChallengeWithheld
-Duty = Objection | Answer | TimeOut | Exit | SettleDirect
+Duty = Objection | Answer | TimeOut | Exit | SettleDirect | PushCase
 
 
 def make_batch_key(coordinator: Address, sequence: int) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gpumarket.protocol.cases import Cases, forget_closed, note_case, rewind_cases
 from gpumarket.protocol.disputes import find_last_proof
 from gpumarket.protocol.duties import (
     FOREVER,
@@ -134,6 +135,8 @@ class Memory(msgspec.Struct, kw_only=True):
     """What is to be said against leaves, until it was said or no longer helps."""
     claims: dict[bytes, OwnClaim] = {}
     """Receipts of ours by payment line, until they are paid for good or can never be."""
+    cases: Cases = {}
+    """Cases against work of ours."""
 
     def is_void(self, spot: Spot) -> bool:
         """Say whether a leaf's price went back to its requester."""
@@ -162,12 +165,13 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchRules:
-    """The contract's seconds."""
+    """The contract's seconds, and blocks where it says so."""
 
     disputes: Address
     epoch: int
     open: int
     response: int
+    seed_delay_blocks: int
 
 
 def make_line_key(coordinator: Address, order_hash: Hash32, line: int) -> bytes:
@@ -201,6 +205,8 @@ def note_event(memory: Memory, event: Event, *, viewer: Viewer, rules: WatchRule
             memory.void[_read_spot(args).lane_key] = event.block
         case "Slashed":
             memory.caught.setdefault(args["account"], event.block)
+        case "CaseOpened" | "CaseClosed":
+            note_case(memory.cases, event, me=viewer.me)
 
 
 def note_claim(memory: Memory, claim: OwnClaim) -> bool:
@@ -221,6 +227,7 @@ def forget_since(memory: Memory, block: int) -> None:
     memory.caught = {k: v for k, v in memory.caught.items() if v < block}
     memory.ended = {k: v for k, v in memory.ended.items() if v < block}
     memory.challenges = {k: v for k, v in memory.challenges.items() if v.block < block}
+    memory.cases = rewind_cases(memory.cases, block)
     memory.objections = {
         k: v for k, v in memory.objections.items() if v.spot.batch_key in memory.batches
     }
@@ -242,6 +249,7 @@ def forget_old(memory: Memory, *, me: Address, rules: WatchRules, now: int) -> l
         if k not in memory.ended or v.deadline >= now - ENDED_SECONDS
     }
     memory.ended = {k: v for k, v in memory.ended.items() if k in memory.challenges}
+    memory.cases = forget_closed(memory.cases, memory.next_block)
     disputed = {challenge.spot.batch_key for challenge in memory.list_open()}
     oldest = now - 2 * rules.epoch - rules.response
     gone = [

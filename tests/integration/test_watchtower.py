@@ -17,13 +17,14 @@ from gpumarket.adapters.batch_papers import NodeArchive
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.content import EmbeddedNode, open_node
 from gpumarket.adapters.deployment import deploy_devnet, fund_devnet
-from gpumarket.adapters.disputes_chain import DisputesChain
+from gpumarket.adapters.jury_chain import JuryChain
 from gpumarket.adapters.logs import Log
 from gpumarket.adapters.p2p import open_network
 from gpumarket.adapters.watchtower import LOOKS_BETWEEN_TRIES, Notice, Owner, Watchtower
 from gpumarket.protocol.approvals import Approval
-from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.attestation import Attestation, Verdict
 from gpumarket.protocol.bills import NO_ATTESTATION
+from gpumarket.protocol.cases import PATIENCE_BLOCKS, PATIENCE_SHARE
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash, encode_document
 from gpumarket.protocol.disputes import Acceptance, LeafEvidence
@@ -36,7 +37,14 @@ from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount
 from gpumarket.protocol.watching import OwnClaim, Viewer
 from gpumarket.testing.anvil import QUICK_CONFIG, run_anvil
-from gpumarket.testing.factories import NOW, make_address, make_attestation, make_secret, sign
+from gpumarket.testing.factories import (
+    NOW,
+    make_address,
+    make_attestation,
+    make_hash,
+    make_secret,
+    sign,
+)
 from tests.patience import PATIENCE
 from tests.watch_scene import Paid, make_paid, make_papers
 
@@ -66,13 +74,13 @@ class Town:
     shown: EmbeddedNode
     address: str
     folder: Path
-    chains: dict[str, DisputesChain] = field(default_factory=dict)
+    chains: dict[str, JuryChain] = field(default_factory=dict)
 
-    async def fund(self, name: str) -> DisputesChain:
+    async def fund(self, name: str) -> JuryChain:
         """Give a named party gas, tokens and a connection."""
         await fund_devnet(self.rpc_url, make_address(name), 10**20)
         contract = self.domain.contract
-        chain = DisputesChain(rpc_url=self.rpc_url, contract=contract, secret=make_secret(name))
+        chain = JuryChain(rpc_url=self.rpc_url, contract=contract, secret=make_secret(name))
         await chain.mint_test_token(make_address(name), MONEY)
         self.chains[name] = chain
         return chain
@@ -80,15 +88,21 @@ class Town:
     async def find_now(self) -> int:
         return (await self.chains["alice"].head())[1]
 
+    async def ask(self, method: str, *params: object) -> Any:
+        """Ask the node for something that is no contract's."""
+        provider = Web3(Web3.HTTPProvider(self.rpc_url)).provider
+        name = RPCEndpoint(method)
+        answer = await trio.to_thread.run_sync(provider.make_request, name, list(params))
+        return answer["result"]
+
     async def skip(self, seconds: int) -> None:
         """Let time pass on the chain."""
+        await self.ask("evm_increaseTime", seconds)
+        await self.ask("evm_mine")
 
-        def ask() -> None:
-            provider = Web3(Web3.HTTPProvider(self.rpc_url)).provider
-            provider.make_request(RPCEndpoint("evm_increaseTime"), [seconds])
-            provider.make_request(RPCEndpoint("evm_mine"), [])
-
-        await trio.to_thread.run_sync(ask)
+    async def mine(self, blocks: int) -> None:
+        """Make empty blocks."""
+        await self.ask("anvil_mine", hex(blocks))
 
     async def start_order(self, nonce: str = "order", **changes: Any) -> Paid:
         now = await self.find_now()
@@ -135,7 +149,7 @@ async def open_town(rpc_url: str, folder: Path) -> AsyncIterator[Town]:
         open_network(key_seed=b"coordinator of watched batches!!", listen_port=0) as network,
         open_node(network, folder / "shown", quota_bytes=10**8) as shown,
     ):
-        rules = await DisputesChain(rpc_url=rpc_url, contract=contract).read_rules()
+        rules = await JuryChain(rpc_url=rpc_url, contract=contract).read_rules()
         town = Town(rpc_url, domain, rules, shown, network.addresses[0], folder)
         for name in ("alice", "bob", "coordinator", "provider-1", "verifier-1"):
             chain = await town.fund(name)
@@ -360,7 +374,7 @@ async def test_a_line_in_two_batches_is_proven_a_double(rpc_url: str, tmp_path: 
 class Dying:
     """A chain whose process dies when it answers: just before, or just after it was sent."""
 
-    def __init__(self, chain: DisputesChain, *, is_sent: bool) -> None:
+    def __init__(self, chain: JuryChain, *, is_sent: bool) -> None:
         self._chain = chain
         self._is_sent = is_sent
 
@@ -407,7 +421,7 @@ async def test_an_honest_coordinator_answers_and_earns_the_bond_and_its_payee_wa
 class Behind:
     """A chain of which the newest block does not count yet."""
 
-    def __init__(self, chain: DisputesChain) -> None:
+    def __init__(self, chain: JuryChain) -> None:
         self._chain = chain
 
     def __getattr__(self, name: str) -> Any:
@@ -561,7 +575,7 @@ async def test_a_word_that_the_contract_does_not_take_is_tried_seldom_until_a_be
 class Counting:
     """A chain that counts how often something was to be settled directly."""
 
-    def __init__(self, chain: DisputesChain) -> None:
+    def __init__(self, chain: JuryChain) -> None:
         self._chain = chain
         self.tries = 0
 
@@ -598,6 +612,87 @@ async def test_a_direct_settlement_of_what_was_paid_is_proven_a_double(
         assert await alice.look() == ["ProveDouble"]
         assert await alice.look() == []
         assert await town.list_names() == ["DirectSettled", "LeafVoided", "Slashed"]
+
+
+# ---- a provider's cases --------------------------------------------------------------------
+
+
+async def open_case(town: Town) -> int:
+    """Let bob accuse a receipt of provider-1 that is in no batch."""
+    paid = await town.start_order()
+    receipt = paid.make_receipt(0, "provider-1")
+    bob = town.chains["bob"]
+    eligible = await bob.count_eligible()
+    await bob.accuse_receipt(paid.order.body, receipt, eligible=eligible)
+    fact = await bob.find_fact("CaseOpened", from_block=0, wanted={"provider": PROVIDER})
+    assert fact is not None
+    return int(fact.args["id"])
+
+
+async def test_a_provider_alone_ends_a_case_that_nobody_judges(
+    rpc_url: str, tmp_path: Path
+) -> None:
+    async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as tower:
+        chain = town.chains["provider-1"]
+        stake = await chain.read_stake(PROVIDER)
+        case = await open_case(town)
+        assert await chain.read_stake(PROVIDER) < stake
+        assert await tower.look() == []
+        for level in range(3):
+            await town.mine(CONFIG.seed_delay_blocks + PATIENCE_BLOCKS + 1)
+            assert await tower.look() == ["PushCase"]
+            assert await tower.look() == []
+            # Others have time to take it on.
+            await town.skip(CONFIG.response + 1)
+            assert await tower.look() == []
+            await town.skip(CONFIG.response // PATIENCE_SHARE + 1)
+            tower.start()
+            assert await tower.look() == ["PushCase"]
+            assert await tower.look() == []
+            record = await chain.read_case(case)
+            assert record is None if level == 2 else record is not None
+        assert await chain.read_stake(PROVIDER) == stake
+        steps = ["JurySeated", "Escalated"] * 2 + ["JurySeated", "CaseClosed"]
+        assert await town.list_names() == ["CaseOpened", *steps]
+
+
+async def test_a_provider_carries_out_its_acquittal_and_not_its_conviction(
+    rpc_url: str, tmp_path: Path
+) -> None:
+    async with open_town(rpc_url, tmp_path) as town, open_tower(town, "provider-1") as tower:
+        await town.skip(CONFIG.epoch + 1)
+        chain, bob = town.chains["provider-1"], town.chains["bob"]
+        case = await open_case(town)
+        for verdict in (Verdict.MATCH, Verdict.MISMATCH, Verdict.MATCH):
+            await town.mine(CONFIG.seed_delay_blocks + PATIENCE_BLOCKS + 1)
+            assert await tower.look() == ["PushCase"]
+            seated = await bob.find_fact("JurySeated", from_block=0, wanted={"id": case})
+            record = await chain.read_case(case)
+            assert seated is not None and record is not None
+            attestation = Attestation(
+                receipt_hash=record.receipt_hash,
+                verdict=int(verdict),
+                evidence_hash=make_hash("traces"),
+                issued_at=await town.find_now(),
+            )
+            vote = sign(attestation, "verifier-1", domain=town.domain)
+            await bob.decide(case, seated.args["jury"], [(0, vote)])
+            assert await tower.look() == []
+            if record.level == 2:
+                break
+            if verdict is Verdict.MISMATCH:
+                # Its last second has passed; but the next jury comes by an appeal in time.
+                snapshot = await town.ask("evm_snapshot")
+                await town.skip(2 * CONFIG.response)
+                assert await tower.look() == []
+                await town.ask("evm_revert", snapshot)
+                tower.start()
+            await bob.appeal(case)
+        await town.skip(CONFIG.response)
+        assert await tower.look() == ["PushCase"]
+        assert await chain.read_case(case) is None
+        fact = await bob.find_fact("CaseClosed", from_block=0, wanted={"id": case})
+        assert fact is not None and fact.args["verdict"] == Verdict.MATCH
 
 
 # ---- the chain's own whims -----------------------------------------------------------------
