@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from scripts.images.built import TORCH_IMAGE_MISSING, find_torch_image
 from tests.e2e.market import DETACHED, Market
 from tests.e2e.training import (
     check_comes_back,
@@ -15,7 +16,6 @@ from tests.e2e.training import (
     kill_its_provider,
     write_training_job,
 )
-from tests.job_image import TORCH_IMAGE_MISSING, find_torch_image
 
 IMAGE = find_torch_image()
 pytestmark = [
