@@ -23,7 +23,14 @@ def devnet() -> None:
 @command("devnet.up/1", name="up")
 @click.option("--cheat", is_flag=True, help="Let the third provider forge half of its results.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where it lives; .gpumarket here.")
-def up(console: Console, *, cheat: bool, folder: Path | None) -> Outcome:
+@click.option(
+    "--verifiers",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="From 3 on, a jury of them decides about a forged result.",
+)
+def up(console: Console, *, cheat: bool, verifiers: int, folder: Path | None) -> Outcome:
     """Start a chain, a coordinator, three providers and a verifier, each its own process."""
     from gpumarket.testing.devnet import PROVIDERS, PROVIDERS_WITH_CHEAT, Devnet
 
@@ -31,7 +38,7 @@ def up(console: Console, *, cheat: bool, folder: Path | None) -> Outcome:
     began = time.monotonic()
     reporter = _Reporter(console)
     profiles = PROVIDERS_WITH_CHEAT if cheat else PROVIDERS
-    network.up(providers=profiles, report=reporter.report)
+    network.up(providers=profiles, verifiers=verifiers, report=reporter.report)
     seconds = time.monotonic() - began
     state = network.state
     logs = _show_path(state["logs"])

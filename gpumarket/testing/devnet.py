@@ -67,6 +67,8 @@ GAS_WEI: Final = 10**19
 REQUESTER_TOKENS: Final = 1_000_000_000
 REQUESTER_ESCROW: Final = 100_000_000
 OPERATOR_TOKENS: Final = 500_000_000
+COORDINATOR_ESCROW: Final = 10 * RULES.jury_bond
+"""What it puts up, and nearly always gets back, when a result goes before a jury."""
 
 Report = Callable[[str, str], None]
 """Told (what, detail) as each part becomes ready."""
@@ -130,7 +132,11 @@ class Devnet:
     # ---- starting --------------------------------------------------------------------------
 
     def up(
-        self, *, providers: tuple[ProviderProfile, ...] = PROVIDERS, report: Report | None = None
+        self,
+        *,
+        providers: tuple[ProviderProfile, ...] = PROVIDERS,
+        verifiers: int = 1,
+        report: Report | None = None,
     ) -> None:
         """Start everything and return when the coordinator sees all of it."""
         if self._list_alive():
@@ -144,16 +150,18 @@ class Devnet:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         try:
             self._start_chain(tell)
-            roles = ["coordinator", *(p.name for p in providers), "verifier"]
+            judges = ["verifier", *(f"verifier-{n}" for n in range(2, verifiers + 1))]
+            roles = ["coordinator", *(p.name for p in providers), *judges]
             trio.run(self._prepare_money, roles, tell)
             self._start_coordinator(tell)
             for profile in providers:
                 self._start_member(profile.name, "provider_node", profile.settings)
-            self._start_member("verifier", "verifier", 'price_per_check = "0.0002 USDC"\n')
+            for name in judges:
+                self._start_member(name, "verifier", 'price_per_check = "0.0002 USDC"\n')
             for name in roles[1:]:
                 ready = self._wait_ready(name)
                 tell(name, f"{format_short(parse_address(ready['account']))}  {ready['summary']}")
-            self._wait_members(len(providers))
+            self._wait_members(len(providers), verifiers)
         except BaseException:
             self.down()
             raise
@@ -209,7 +217,8 @@ class Devnet:
         await chain.mint_test_token(identity.address, OPERATOR_TOKENS)
         if role == "coordinator":
             await chain.bond(RULES.min_bond)
-        elif role == "verifier":
+            await chain.deposit(COORDINATOR_ESCROW)
+        elif role.startswith("verifier"):
             await chain.stake_verifier(RULES.min_stake, identity.address, role)
         else:
             await chain.stake_provider(RULES.min_stake, identity.address, role)
@@ -294,16 +303,20 @@ class Devnet:
             f"{name} did not become ready", why="\n".join(log.read_text().splitlines()[-8:])
         )
 
-    def _wait_members(self, providers: int) -> None:
+    def _wait_members(self, providers: int, verifiers: int) -> None:
         deadline = time.monotonic() + READY_SECONDS_MAX
         seen: dict[str, Any] = {}
         while time.monotonic() < deadline:
             seen = self.ask("/v1/info").get("members", {})
-            is_complete = seen.get("providers", 0) >= providers and seen.get("verifiers", 0) >= 1
+            is_complete = (
+                seen.get("providers", 0) >= providers and seen.get("verifiers", 0) >= verifiers
+            )
             if is_complete and not self._list_being_challenged():
                 return
             time.sleep(0.1)
-        raise Unrecoverable(f"the coordinator sees only {seen} of {providers} providers")
+        raise Unrecoverable(
+            f"the coordinator sees only {seen} of {providers} providers and {verifiers} verifiers"
+        )
 
     def _list_being_challenged(self) -> list[str]:
         offers = self.ask("/v1/offers")["data"]
