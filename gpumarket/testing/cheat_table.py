@@ -36,7 +36,8 @@ CHEATS: Final = (
     Cheat(
         name="forge units, hope not to be sampled",
         who="provider",
-        assumption="1,000 units, 86 checked, 80 % of checks work; best of 1 to all units",
+        assumption="1,000 units, 86 checked, 80 % of checks work, 90 % of what they find is "
+        "accused, 30 % hostile jurors; best of 1 to all units",
         parameter="sample",
         profit=cheats.forge_best,
         simulate=lambda s, rng: cheats.play_forging(s, rng, forged=1),
@@ -52,11 +53,18 @@ CHEATS: Final = (
     Cheat(
         name="forge one chosen unit for an outside bribe of 10 USDC",
         who="provider",
-        assumption="as above; `mode: full` covers it",
+        assumption="as above",
         parameter="sample",
         profit=lambda s: cheats.forge(s, forged=1, bribe=cheats.BRIBE_LARGE),
-        is_covered=False,
         simulate=lambda s, rng: cheats.play_forging(s, rng, forged=1, bribe=cheats.BRIBE_LARGE),
+    ),
+    Cheat(
+        name="forge one chosen unit for an outside bribe of 20 USDC",
+        who="provider",
+        assumption="as above; `mode: full` covers it",
+        parameter="sample",
+        profit=lambda s: cheats.forge(s, forged=1, bribe=cheats.BRIBE_HUGE),
+        is_covered=False,
     ),
     Cheat(
         name="forge work that is paid, coordinator an accomplice",
@@ -94,18 +102,18 @@ CHEATS: Final = (
         profit=cheats.settle_twice,
     ),
     Cheat(
-        name="have an accused leaf voided otherwise, to escape the verdict",
+        name="have forged work voided otherwise, to escape a verdict or an accusation",
         who="provider, coordinator",
-        assumption="the case goes on to its verdict all the same",
+        assumption="a case goes on all the same, and a receipt can be accused on its own",
         parameter="bond_slash",
-        profit=cheats.void_accused_work,
+        profit=cheats.void_forged_work,
     ),
     Cheat(
-        name="have forged leaves voided in the moment before each is accused",
-        who="provider, coordinator",
-        assumption="a stake of two slashes would be accused in one lane",
-        parameter="bond_slash",
-        profit=cheats.void_before_accusation,
+        name="have friends accuse made-up receipts, so that the stake is held already",
+        who="provider",
+        assumption="two slashes of stake; nobody judges what is made up",
+        parameter="stake_slash",
+        profit=cheats.shield_stake,
     ),
     Cheat(
         name="pay without a valid order, or twice, or withhold what was paid: one lane",
@@ -452,9 +460,7 @@ def draw_griefing() -> Iterator[str]:
             "of gas for the 252 that no slash pays for |"
         )
     held = format_usdc(rules.stake_slash)
-    silent = compute_gas_cost(
-        DEFAULT, "accuse", "seat 5", "escalate", "seat 15", "escalate", "seat 31", "close"
-    )
+    silent = compute_gas_cost(DEFAULT, *economics.NOBODY_JUDGES)
     yield (
         f"| accuse right work, no juror votes | {format_usdc(silent)}; the bond comes back "
         f"| {held} of stake held for {3 * rules.response // DAY} days or more |"

@@ -24,6 +24,7 @@ from gpumarket.testing.economics import (
     DAY,
     DEFAULT,
     LANES_MAX,
+    NOBODY_JUDGES,
     Setting,
     compute_caught,
     compute_gas_cost,
@@ -36,6 +37,9 @@ EVERY_ROLE: Final = frozenset({"reporter", "harmed", "jurors"})
 BATCHES_AT_ONCE: Final = 10
 BRIBE_SMALL: Final = usdc("2")
 BRIBE_LARGE: Final = usdc("10")
+BRIBE_HUGE: Final = usdc("20")
+MADE_UP_CASES: Final = 2
+"""As many as hold a stake of two slashes."""
 BRIBE_OF_JUROR: Final = usdc("1")
 HONEST_VERIFIERS: Final = 40
 SECONDS_OF_YEAR: Final = 365 * DAY
@@ -83,10 +87,21 @@ def _share(ppm: int) -> Fraction:
 
 
 def forge(setting: Setting, *, forged: int, bribe: int) -> Fraction:
-    """Forge some units of an order; when one is flagged the whole order's epoch is unpaid."""
+    """
+    Forge some units of an order; when one is flagged the whole order's epoch is unpaid.
+
+    And somebody accuses its receipt: a jury that finds it false takes the stake, one that is
+    fooled has all of it paid.
+    """
     market = setting.market
     caught = compute_caught(market.units, forged, market.sample, power_ppm=market.check_power_ppm)
-    return forged * market.unit_cost + (1 - caught) * forged * bribe - caught * market.epoch_pay
+    accused = _share(market.watched_ppm)
+    won = _compute_won(market.hostile_ppm, stubborn=False, opened_by_hostile=False)
+    unpaid = caught * (1 - accused * won)
+    slashed = caught * accused * (1 - won)
+    loss = compute_loss(setting, setting.rules.stake_slash, roles=REPORTER)
+    gain = forged * market.unit_cost + (1 - unpaid) * forged * bribe
+    return gain - unpaid * market.epoch_pay - slashed * loss
 
 
 def forge_best(setting: Setting, *, bribe: int = 0) -> Fraction:
@@ -107,7 +122,14 @@ def play_forging(setting: Setting, rng: Random, *, forged: int, bribe: int = 0) 
     hits = sum(index < forged for index in drawn)
     is_caught = any(rng.randrange(PPM) < market.check_power_ppm for _ in range(hits))
     gain = forged * market.unit_cost
-    return gain - market.epoch_pay if is_caught else gain + forged * bribe
+    if not is_caught:
+        return gain + forged * bribe
+    if rng.randrange(PPM) >= market.watched_ppm:
+        return gain - market.epoch_pay
+    if _draw_case(market.hostile_ppm, rng) is not None:
+        return gain + forged * bribe
+    loss = compute_loss(setting, setting.rules.stake_slash, roles=REPORTER)
+    return gain - market.epoch_pay - loss
 
 
 def forge_paid_work(setting: Setting) -> Fraction:
@@ -158,26 +180,23 @@ def slash_own_stake(setting: Setting) -> Fraction:
     return Fraction(-compute_loss(setting, setting.rules.stake_slash, roles=EVERY_ROLE))
 
 
-def void_accused_work(setting: Setting) -> Fraction:
+def void_forged_work(setting: Setting) -> Fraction:
     """
-    Have one's coordinator leave a challenge of the accused leaf unanswered.
+    Have one's coordinator take a forged payment back, before or after it is accused.
 
-    The case goes on to its verdict all the same, so this adds a slash of the bond and saves none.
+    An open case goes on to its verdict, and the receipt of what is void can be accused on its
+    own: so this adds a slash of the bond and saves none.
     """
     return Fraction(-compute_loss(setting, setting.rules.bond_slash, roles=REPORTER))
 
 
-def void_before_accusation(setting: Setting) -> Fraction:
+def shield_stake(setting: Setting) -> Fraction:
     """
-    Have one's coordinator prove a hidden double in the moment before an accusation.
+    Have friends accuse made-up receipts, so that other cases find no stake to hold.
 
-    What is void cannot be accused. So this saves all the stake that accusations in that lane
-    would take, for one slash of the bond.
+    What a conviction does not find is owed, and paid when the made-up cases give it back.
     """
-    rules, market = setting.rules, setting.market
-    slashes = market.provider_stake // rules.stake_slash
-    saved = slashes * compute_loss(setting, rules.stake_slash, roles=REPORTER)
-    return saved + void_accused_work(setting)
+    return Fraction(-MADE_UP_CASES * compute_gas_cost(setting, *NOBODY_JUDGES))
 
 
 # ---- coordinators --------------------------------------------------------------------------
@@ -297,18 +316,30 @@ def settle_case(setting: Setting, end: economics.CaseEnd, *, bribe: int) -> Frac
 
 
 def play_false_accusation(setting: Setting, rng: Random) -> int:
-    """Draw juries seat by seat until the case ends; the accuser gives up what it loses."""
-    honest_bonds, hostile_ppm = 0, setting.market.hostile_ppm
+    """Accuse once; the accuser gives up what it loses."""
     gas = compute_gas_cost(setting, "accuse")
+    honest_bonds = _draw_case(setting.market.hostile_ppm, rng)
+    if honest_bonds is None:
+        return -setting.rules.jury_bond - gas
+    end = economics.CaseEnd(True, 1, honest_bonds)
+    return int(settle_case(setting, end, bribe=0)) - gas
+
+
+def _draw_case(hostile_ppm: int, rng: Random) -> int | None:
+    """
+    Draw juries seat by seat until the case ends; the honest side appeals what it loses.
+
+    Return the bonds of its appeals where the hostile side wins, else None.
+    """
+    honest_bonds = 0
     for level, size in enumerate(JURY_SIZES):
         hostile = sum(rng.randrange(PPM) < hostile_ppm for _ in range(size))
         quorum = compute_quorum(level, size)
         if size - hostile >= quorum:
-            return -setting.rules.jury_bond - gas
+            return None
         if hostile >= quorum and level < len(JURY_SIZES) - 1:
             honest_bonds += 2 << level
-    end = economics.CaseEnd(True, 1, honest_bonds)
-    return int(settle_case(setting, end, bribe=0)) - gas
+    return honest_bonds
 
 
 def list_sybils(setting: Setting) -> Fraction:

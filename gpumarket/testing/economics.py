@@ -45,6 +45,10 @@ ALL_LEVELS: Final = (
     "accuse", "seat 5", "escalate", "seat 15", "escalate", "seat 31", "decide 31", "close",
 )  # fmt: skip
 
+NOBODY_JUDGES: Final = (
+    "accuse", "seat 5", "escalate", "seat 15", "escalate", "seat 31", "close",
+)  # fmt: skip
+
 
 def usdc(text: str) -> int:
     """Read a decimal amount as base units: `0.05` is 50,000."""
