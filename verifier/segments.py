@@ -17,14 +17,14 @@ import trio
 
 from gpumarket.adapters.checkpoint_files import judge_stored
 from gpumarket.adapters.content import ContentStore
-from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
+from gpumarket.adapters.segment_runs import make_empty, run_segments
+from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.comparing.judging import Outcome
 from gpumarket.comparing.segments import RULE, list_needed
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.ids import Cid, make_job_id
 from gpumarket.protocol.messages import CheckRequested
-from gpumarket.protocol.training import SegmentStart
 from verifier.core.effects import CompareOutputs
 
 FETCH_SECONDS_MAX = 300.0
@@ -50,44 +50,22 @@ async def replay_segments(request: CheckRequested, runner: UnitRunner, name: str
         deadline_s=FETCH_SECONDS_MAX,
         checkpoints=[start.folder for start in starts if start.folder is not None],
     )
-    ends = runner.find_output(name)
-    await trio.to_thread.run_sync(_make_empty, ends)
-    duration_ms = 0
-    for start in starts:
-        run = f"{name}-{start.index}"
-        result = await runner.run(
-            request.job,
-            request.unit,
-            name=run,
-            job_id=make_job_id(request.order_hash),
-            training=TrainingRun(
-                stop_at=start.step_to,
-                resume=start.folder,
-                on_checkpoint=partial(_keep_end, ends, start),
-            ),
-        )
-        await runner.clean(run, is_output_kept=True)
-        duration_ms += result.wall_ms
-        if not result.is_success or not (ends / str(start.index)).is_dir():
-            output, _ = await runner.store(name)
-            return Replayed(output, result.exit_code or 1, duration_ms)
+    runs = await run_segments(
+        runner,
+        request.job,
+        request.unit,
+        starts=starts,
+        name=name,
+        job_id=make_job_id(request.order_hash),
+    )
     output, _ = await runner.store(name)
-    return Replayed(output, 0, duration_ms)
-
-
-async def _keep_end(ends: Path, start: SegmentStart, copy: Path) -> None:
-    number = {f"step-{start.step_to:08d}": start.index}
-    if start.folder is None:
-        number["step-00000000"] = 0
-    if copy.name in number:
-        target = ends / str(number[copy.name])
-        await trio.to_thread.run_sync(shutil.copytree, copy, target)
+    return Replayed(output, runs.exit_code, runs.duration_ms)
 
 
 async def compare_segments(effect: CompareOutputs, content: ContentStore, folder: Path) -> Outcome:
     """Compare what came out here with the provider's checkpoints at both ends of each segment."""
     root = folder / f"segments-{effect.request.receipt_hash.hex()}"
-    await trio.to_thread.run_sync(_make_empty, root)
+    await trio.to_thread.run_sync(make_empty, root)
     try:
         await content.export(effect.own.output, root / "own", max_bytes=OWN_BYTES_MAX)
         await _fetch_theirs(effect, content, root / "theirs")
@@ -105,7 +83,7 @@ async def _fetch_theirs(effect: CompareOutputs, content: ContentStore, target: P
     if audit is None or plan is None:
         raise InvalidInput("a task without checkpoints has no segments")
     bytes_max = plan.bytes_max + plan.bytes_max // 50 + 65_536
-    await trio.to_thread.run_sync(_make_empty, target)
+    await trio.to_thread.run_sync(make_empty, target)
     for index in list_needed(audit.states, audit.drawn):
         cid = audit.states[index].folder
         await content.fetch(
@@ -133,8 +111,3 @@ def _judge(effect: CompareOutputs, root: Path) -> Outcome:
 
 def _join(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))
-
-
-def _make_empty(root: Path) -> None:
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)

@@ -64,14 +64,21 @@ def recheck_outputs(proof: ProofOfExecution, folder: Path) -> Check:
     return report_comparisons(found, job.verify.comparison.name)
 
 
-def list_missing(proof: ProofOfExecution, folder: Path, *, is_run: bool) -> list[Cid]:
-    """Return what `folder` lacks to compare everything, and if `is_run` to run everything."""
+def list_missing(
+    proof: ProofOfExecution, folder: Path, *, is_run: bool, is_whole: bool = False
+) -> list[Cid]:
+    """
+    Return what `folder` lacks to compare everything, and if `is_run` to run everything.
+
+    `is_whole` is for every segment of training tasks, not the drawn ones only.
+    """
     shelf, job, wanted = OutputShelf(folder), proof.job, list[Cid]()
     for check in list_decided(proof):
         own, theirs = check.evidence.own.output, check.opening.body.result.output
         audit = check.evidence.segments
         if audit is not None:
-            ends = list_needed(audit.states, audit.drawn)
+            numbers = range(1, len(audit.states)) if is_run and is_whole else audit.drawn
+            ends = list_needed(audit.states, tuple(numbers))
             wanted += [own, *(audit.states[index].folder for index in ends)]
         elif own != theirs or is_run:
             wanted += [own] * (own != theirs) + [theirs]

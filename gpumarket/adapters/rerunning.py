@@ -8,6 +8,7 @@ run is drawn here and not by the seed, so that nobody could know it before.
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 import trio
 
 from gpumarket.adapters.blockstore import FileBlockStore
+from gpumarket.adapters.checkpoint_files import judge_stored
 from gpumarket.adapters.class_probe import probe_repro_class
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.execution import RunResult
@@ -31,18 +33,21 @@ from gpumarket.adapters.output_files import (
 )
 from gpumarket.adapters.output_shelf import OVERHEAD_BYTES, OutputShelf
 from gpumarket.adapters.sandbox import DockerSandbox
+from gpumarket.adapters.segment_runs import run_segments
 from gpumarket.adapters.session import PeerUnreachable, RawStream
 from gpumarket.adapters.trees import TreeAdder
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.comparing.judging import Outcome, judge
 from gpumarket.comparing.rechecking import Rerun, SampledUnit, list_sampled, report_runs
+from gpumarket.comparing.segments import check_numbers, list_needed
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.cids import parse_cid
 from gpumarket.protocol.comparison import LlmRule, NpyRule, ProgramRule, SafetensorsRule
-from gpumarket.protocol.errors import ContentError, GpuMarketError, InvalidInput, SandboxError
+from gpumarket.protocol.errors import ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.evidence import Check
 from gpumarket.protocol.ids import Cid, make_job_id
 from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.training import make_starts
 from gpumarket.protocol.unixfs import KUBO_V0, KUBO_V1, Block
 
 LOAD_SECONDS_MAX = 600.0
@@ -86,10 +91,18 @@ class Bench:
         self.store.put(block.cid, block.data)
 
 
-def rerun_units(proof: ProofOfExecution, folder: Path, *, count: int) -> Check:
-    """Run up to `count` sampled units with the local engine; without one nothing is decided."""
+def rerun_units(
+    proof: ProofOfExecution, folder: Path, *, count: int, is_whole: bool = False
+) -> Check:
+    """
+    Run up to `count` sampled units with the local engine; without one nothing is decided.
+
+    Of a training task the drawn segments are run, or with `is_whole` all of them.
+    """
     sampled = list_sampled(proof)
     drawn = secrets.SystemRandom().sample(sampled, min(count, len(sampled)))
+    if is_whole:
+        drawn = [each.widen() for each in drawn]
     try:
         found = trio.run(_rerun_all, proof, folder, drawn) if drawn else []
     except SandboxError as error:
@@ -137,8 +150,6 @@ async def _open_bench(proof: ProofOfExecution, folder: Path) -> AsyncIterator[Be
 
 async def _prepare(bench: Bench) -> None:
     job = bench.proof.job
-    if job.checkpoint is not None:
-        raise InvalidInput("a training task is not run again here; --deep compares its segments")
     if not await bench.sandbox.has_image(job.image.digest.removeprefix("sha256:")):
         await bench.load(job.image.archive, job.image.archive_bytes)
     for item in job.inputs:
@@ -149,6 +160,8 @@ async def _prepare(bench: Bench) -> None:
 
 
 async def _rerun(sampled: SampledUnit, bench: Bench) -> Rerun:
+    if bench.proof.job.checkpoint is not None:
+        return await _rerun_segments(sampled, bench)
     job, runner, name = bench.proof.job, bench.runner, secrets.token_hex(16)
     job_id = make_job_id(bench.proof.order.body.compute_struct_hash())
     try:
@@ -165,6 +178,51 @@ async def _rerun(sampled: SampledUnit, bench: Bench) -> Rerun:
         own_class = await trio.to_thread.run_sync(probe_repro_class)
         outcome = judge(outcome, is_same_class=own_class == sampled.repro_class)
     return Rerun(sampled, outcome)
+
+
+async def _rerun_segments(sampled: SampledUnit, bench: Bench) -> Rerun:
+    job, runner, name = bench.proof.job, bench.runner, secrets.token_hex(16)
+    plan, audit = job.checkpoint, sampled.segments
+    if plan is None or audit is None:
+        return Rerun(sampled, None, "a training task is run again by its segments, and has none")
+    theirs = bench.folder / f"theirs-{secrets.token_hex(8)}"
+    theirs.mkdir()
+    try:
+        check_numbers(audit)
+        for index in list_needed(audit.states, audit.drawn):
+            cid = audit.states[index].folder
+            await bench.load(cid, plan.bytes_max)
+            await bench.node.export(cid, theirs / str(index), max_bytes=plan.bytes_max)
+        starts = make_starts(audit.states, audit.drawn, plan)
+        begins = [start.folder for start in starts if start.folder is not None]
+        await runner.prepare(job, sources=(), deadline_s=LOAD_SECONDS_MAX, checkpoints=begins)
+        runs = await run_segments(
+            runner,
+            job,
+            sampled.unit,
+            starts=starts,
+            name=name,
+            job_id=make_job_id(bench.proof.order.body.compute_struct_hash()),
+        )
+        if runs.exit_code:
+            return Rerun(sampled, None, f"the program exited with {runs.exit_code} here")
+        own_class = await trio.to_thread.run_sync(probe_repro_class)
+        judge_it = partial(
+            judge_stored,
+            audit,
+            own=runner.find_output(name),
+            theirs=theirs,
+            own_class=own_class,
+            provider=sampled.provider,
+            tolerance=plan.tolerance,
+        )
+        return Rerun(sampled, await trio.to_thread.run_sync(judge_it))
+    except (GpuMarketError, MemoryError) as error:
+        return Rerun(sampled, None, str(error) or "it does not fit into memory")
+    finally:
+        with trio.CancelScope(shield=True):
+            await runner.clean(name, is_output_kept=False)
+            await trio.to_thread.run_sync(partial(shutil.rmtree, theirs, ignore_errors=True))
 
 
 async def _compare(sampled: SampledUnit, bench: Bench, own: Path) -> Outcome:

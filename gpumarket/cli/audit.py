@@ -84,6 +84,8 @@ class Scrutiny:
     """Where outputs lie by CID."""
     units: int
     """How many are run again."""
+    is_whole: bool
+    """Whether every segment of a training task is."""
 
 
 def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,6 +102,7 @@ def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--reexec", is_flag=True, help="Run a sampled task again with Docker, from DIR.")
     @click.option("--units", type=click.IntRange(1, UNITS_MAX), help="Run so many again.")
+    @click.option("--all-segments", is_flag=True, help="Of training tasks run all, not the drawn.")
     @functools.wraps(function)
     def run(
         console: Console,
@@ -108,6 +111,7 @@ def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
         deep: Path | None,
         reexec: bool,
         units: int | None,
+        all_segments: bool,
         **options: Any,
     ) -> Any:
         if deep is not None and not deep.is_dir():
@@ -116,7 +120,9 @@ def with_scrutiny(function: Callable[..., Any]) -> Callable[..., Any]:
             raise InvalidInput("--reexec needs --deep DIR with the image and the inputs")
         if units is not None and not reexec:
             raise InvalidInput("--units says how many --reexec runs again")
-        scrutiny = Scrutiny(strict, deep, (units or 1) if reexec else 0)
+        if all_segments and not reexec:
+            raise InvalidInput("--all-segments says what --reexec runs again")
+        scrutiny = Scrutiny(strict, deep, (units or 1) if reexec else 0, all_segments)
         return function(console, scrutiny=scrutiny, **options)
 
     return run
@@ -176,7 +182,7 @@ def _look_deeper(
 ) -> Report:
     """Add what the outputs on disk say, and what comes out of running units again."""
     if scrutiny.deep is not None:
-        _note_missing(console, proof, scrutiny.deep, is_run=scrutiny.units > 0)
+        _note_missing(console, proof, scrutiny)
         checks = _compare_again(proof, report, scrutiny.deep)
         if scrutiny.units:
             checks.append(_run_again(console, proof, report, scrutiny))
@@ -185,11 +191,15 @@ def _look_deeper(
     return report.tighten() if scrutiny.strict else report
 
 
-def _note_missing(console: Console, proof: ProofOfExecution, folder: Path, *, is_run: bool) -> None:
+def _note_missing(console: Console, proof: ProofOfExecution, scrutiny: Scrutiny) -> None:
     from gpumarket.adapters.output_rechecks import list_missing
 
+    folder = scrutiny.deep
+    if folder is None:
+        return
     with suppress(GpuMarketError):  # a CID that is none is a fault that the report names
-        for cid in list_missing(proof, folder, is_run=is_run):
+        is_run, is_whole = scrutiny.units > 0, scrutiny.is_whole
+        for cid in list_missing(proof, folder, is_run=is_run, is_whole=is_whole):
             console.note(f"not in {folder}: {cid}")
 
 
@@ -213,7 +223,7 @@ def _run_again(
     if scrutiny.deep is None or not _is_order_sound(report):
         return Check(RE_EXECUTION, AuditVerdict.INCOMPLETE, NOT_RUN)
     console.note(f"running up to {scrutiny.units} tasks again with the local Docker engine")
-    return rerun_units(proof, scrutiny.deep, count=scrutiny.units)
+    return rerun_units(proof, scrutiny.deep, count=scrutiny.units, is_whole=scrutiny.is_whole)
 
 
 def _is_order_sound(report: Report) -> bool:

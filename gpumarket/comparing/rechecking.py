@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from gpumarket.comparing.judging import Outcome
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.evidence import AuditVerdict, Check
-from gpumarket.protocol.ids import Cid, Hash32, format_short
+from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Cid, Hash32, format_short
 from gpumarket.protocol.proof import CheckProof, ProofOfExecution
 from gpumarket.protocol.proof_reading import index_receipts, list_own_checks
+from gpumarket.protocol.training import SegmentAudit
 
 COMPARISONS: Final = "comparisons"
 RE_EXECUTION: Final = "re-execution"
@@ -42,6 +43,16 @@ class SampledUnit(NamedTuple):
     stated: frozenset[int]
     """Verdicts, one or two."""
     is_accepted: bool
+    provider: Address = ZERO_ADDRESS
+    segments: SegmentAudit | None = None
+    """Of a training task: its chain, and the segments that a verifier did again."""
+
+    def widen(self) -> SampledUnit:
+        """Return it with every segment in place of those that the seed drew."""
+        if self.segments is None:
+            return self
+        numbers = tuple(range(1, len(self.segments.states)))
+        return self._replace(segments=SegmentAudit(states=self.segments.states, drawn=numbers))
 
 
 class Rerun(NamedTuple):
@@ -74,6 +85,8 @@ def list_sampled(proof: ProofOfExecution) -> list[SampledUnit]:
                 repro_class=result.repro_class,
                 stated=frozenset(stated),
                 is_accepted=name not in epoch.rejected_receipts,
+                provider=result.provider,
+                segments=check.evidence.segments,
             )
     return list(found.values())
 

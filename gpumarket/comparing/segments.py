@@ -30,8 +30,9 @@ def judge_segments(
     first was drawn; `theirs` has their checkpoints at both ends. A fault in a segment that an
     earlier provider ran, whose lease was lost, proves nothing against `provider`, who could only
     go on from it: then nobody is paid and nobody blamed. Raises `InvalidInput` where a checkpoint
-    is missing.
+    is missing, or a number is of no segment.
     """
+    check_numbers(audit)
     share, inherited = 0.0, ""
     for index in _list_ends(audit.drawn):
         state = audit.states[index]
@@ -48,6 +49,13 @@ def judge_segments(
     numbers = ", ".join(str(index) for index in audit.drawn)
     largest = "equal byte by byte" if share == 0.0 else f"at most {share:.3g} of an update away"
     return Outcome(Verdict.MATCH, RULE, f"segments {numbers} of {len(audit.states) - 1}: {largest}")
+
+
+def check_numbers(audit: SegmentAudit) -> None:
+    """Raise `InvalidInput` where a drawn number is of no segment: a proof may say anything."""
+    numbers = range(1, len(audit.states))
+    if any(index not in numbers for index in audit.drawn):
+        raise InvalidInput("segments were drawn that the chain does not have")
 
 
 def list_needed(states: tuple[SegmentState, ...], drawn: tuple[int, ...]) -> tuple[int, ...]:

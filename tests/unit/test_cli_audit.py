@@ -17,6 +17,7 @@ from gpumarket.protocol.audit import CHECKS, NOT_CHECKED
 from gpumarket.protocol.cids import Codec, ContentId, format_cid
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
+from gpumarket.protocol.evidence import AuditVerdict, Check
 from gpumarket.protocol.ids import Address, format_hex
 from gpumarket.protocol.proof import ProofOfExecution
 from gpumarket.protocol.proof_file import decode_proof_untrusted, encode_proof, format_proof
@@ -252,7 +253,24 @@ def test_runs_need_a_folder_and_a_number_needs_runs(capsys, proof_file, tmp_path
     assert run(capsys, "verify", proof_file, "--rpc", RPC, "--reexec")[0] == 2
     argv = ("verify", proof_file, "--rpc", RPC, "--deep", str(tmp_path), "--units", "2")
     assert run(capsys, *argv)[0] == 2
+    assert run(capsys, *argv[:-2], "--all-segments")[0] == 2
     assert run(capsys, *argv[:-2], "--deep", str(tmp_path / "nowhere"))[0] == 3
+
+
+@pytest.mark.parametrize("flags", [(), ("--all-segments",)])
+def test_all_segments_are_run_where_they_are_asked_for(
+    capsys, proof_file, tmp_path, monkeypatch, flags
+):
+    asked: dict[str, Any] = {}
+
+    def rerun(_proof: Any, _folder: Any, **how: Any) -> Check:
+        asked.update(how)
+        return Check("re-execution", AuditVerdict.PASS, "done")
+
+    monkeypatch.setattr(rerunning, "rerun_units", rerun)
+    argv = ("verify", proof_file, "--rpc", RPC, *FLAGS, "--deep", str(tmp_path), "--reexec")
+    assert run(capsys, *argv, "--units", "3", *flags)[0] == 0
+    assert asked == {"count": 3, "is_whole": bool(flags)}
 
 
 @pytest.mark.parametrize("data", [b"", b"\xa0", b"{}", b'{"a": ', b"\xff" * 40, b"{" * 9_000])
