@@ -8,9 +8,12 @@ from typing import Any
 from gpumarket.comparing.checkpoints import decode_checkpoint_untrusted
 from tests.e2e.market import Json, Market, Money, wait_for
 from tests.job_image import ROOT
+from tests.patience import PATIENCE
 
 EXAMPLE = ROOT / "examples/train"
 CHECKPOINTS_BEFORE_KILL = 3
+SETTLED_SECONDS_MAX = 4 * PATIENCE
+"""Four parties that fetch an image one after the other, perhaps of 300 MB, and train."""
 
 
 def write_training_job(
@@ -57,7 +60,7 @@ def kill_its_provider(market: Market, job_id: str) -> str:
 
 def check_went_on(market: Market, job_id: str, *, victim: str, segments: int, before: Money) -> Any:
     """Hold a job to what it promised when its provider was lost; return its last checkpoint."""
-    job = market.wait_settled(job_id)
+    job = market.wait_settled(job_id, seconds=SETTLED_SECONDS_MAX)
     (task,) = market.tasks(job_id)
     assert task["attempts"] == 2
     assert task["provider"] != market.address(victim)
