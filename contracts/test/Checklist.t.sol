@@ -29,14 +29,15 @@ import {Market} from "./disputes/Market.sol";
 /// 17 griefing                                    disputes/Adversaries.t.sol, settlement/Deposit.t.sol
 /// 18 proof theft                                 disputes/Adversaries.t.sol
 /// 19 self-report, unbonding, repeated slashing   disputes/Slashing.t.sol
-/// 20 verifiers that collude                      disputes/Conflict.t.sol, JuryAttacks.t.sol
+/// 20 verifiers that collude                      disputes/Conflict.t.sol, JuryAttacks.t.sol,
+///                                                JuryReceiptAttacks.t.sol
 /// 21 reorganized chains                          disputes/Adversaries.t.sol
 /// 22 stuck money                                 disputes/Adversaries.t.sol
 /// 23 exhaustion                                  disputes/Adversaries.t.sol, Gas.t.sol, DisputeGas.t.sol
 /// 24 tests that test nothing                     invariant/: each action counts its successes
 ///
 /// Guarantees: G1, G2, G4, G6, G7 and G11 here, G3 in disputes/Adversaries.t.sol, G7 also in
-/// disputes/JuryAttacks.t.sol, G8 in disputes/Slashing.t.sol, G10 in settlement/Privileges.t.sol.
+/// disputes/JuryAttacks.t.sol and JuryReceiptAttacks.t.sol, G8 in disputes/Slashing.t.sol, G10 in settlement/Privileges.t.sol.
 contract ChecklistTest is Market {
     /* GUARANTEES */
 

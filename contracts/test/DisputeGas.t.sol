@@ -51,8 +51,11 @@ contract DisputeGasTest is Scene {
         IDisputes.Opening memory opening = _open(draft, 0, 0);
         bytes memory data = abi.encodeCall(disputes.challengeLeaf, (batch, opening));
         _run("challengeLeaf", watcher, address(disputes), data);
-        IDisputes.Challenge memory challenge = _challenge(draft, batch, Hashing.hash(opening.leaf), opening.leaf.price);
-        data = abi.encodeCall(disputes.respond, (1, challenge, opening.leaf, _workEvidence(order, receipt)));
+        IDisputes.Challenge memory challenge =
+            _challenge(draft, batch, Hashing.hash(opening.leaf), opening.leaf.price);
+        data = abi.encodeCall(
+            disputes.respond, (1, challenge, opening.leaf, _workEvidence(order, receipt))
+        );
         _run("respond", coordinator, address(disputes), data);
     }
 
@@ -62,7 +65,8 @@ contract DisputeGasTest is Scene {
         _run("challengeWithheld", watcher, address(disputes), ask);
         IDisputes.Challenge memory challenge = _challenge(draft, batch, 0, 0);
         bytes memory data = abi.encodeCall(
-            disputes.respondWithheld, (1, challenge, batch, _open(draft, 0, 0), _workEvidence(order, receipt))
+            disputes.respondWithheld,
+            (1, challenge, batch, _open(draft, 0, 0), _workEvidence(order, receipt))
         );
         _run("respondWithheld", coordinator, address(disputes), data);
     }
@@ -80,7 +84,8 @@ contract DisputeGasTest is Scene {
     function test_BadLeaf() external {
         receipt.price = UNIT_PRICE + 1;
         (Draft memory draft, IDisputes.Batch memory batch) = _postMany(_workLeaf(receipt));
-        bytes memory data = abi.encodeCall(disputes.proveBadLeaf, (batch, _open(draft, 0, 0), order));
+        bytes memory data =
+            abi.encodeCall(disputes.proveBadLeaf, (batch, _open(draft, 0, 0), order));
         _run("proveBadLeaf", watcher, address(disputes), data);
     }
 
@@ -90,8 +95,9 @@ contract DisputeGasTest is Scene {
         VM.warp(uint256(order.settleBy) + 1);
         Hashing.Assignment memory none;
         bytes memory accepted = _sign(requester, Hashing.acceptance(Hashing.hash(receipt)));
-        bytes memory data =
-            abi.encodeCall(disputes.settleDirect, (_workEvidence(order, receipt), none, bytes(""), accepted));
+        bytes memory data = abi.encodeCall(
+            disputes.settleDirect, (_workEvidence(order, receipt), none, bytes(""), accepted)
+        );
         _run("settleDirect", provider, address(disputes), data);
     }
 
@@ -106,7 +112,8 @@ contract DisputeGasTest is Scene {
 
     function test_Receipt() external {
         bytes memory signature = _sign(provider, Hashing.hash(receipt));
-        bytes memory data = abi.encodeCall(jury.accuseReceipt, (order, receipt, signature, VERIFIERS));
+        bytes memory data =
+            abi.encodeCall(jury.accuseReceipt, (order, receipt, signature, VERIFIERS));
         _run("accuseReceipt", watcher, address(jury), data);
         address[] memory jurors = _seat("", 0);
         _decide("", jurors, 5, 2);
@@ -146,7 +153,8 @@ contract DisputeGasTest is Scene {
     function _accuse() internal {
         (Draft memory draft, IDisputes.Batch memory batch) = _postMany(_workLeaf(receipt));
         bytes memory signature = _sign(provider, Hashing.hash(receipt));
-        bytes memory data = abi.encodeCall(jury.accuse, (batch, _open(draft, 0, 0), receipt, signature, VERIFIERS));
+        bytes memory data =
+            abi.encodeCall(jury.accuse, (batch, _open(draft, 0, 0), receipt, signature, VERIFIERS));
         _run("accuse", watcher, address(jury), data);
     }
 
@@ -171,7 +179,9 @@ contract DisputeGasTest is Scene {
         }
     }
 
-    function _decide(string memory name, address[] memory jurors, uint8 count, uint8 verdict) internal {
+    function _decide(string memory name, address[] memory jurors, uint8 count, uint8 verdict)
+        internal
+    {
         IJury.Vote[] memory votes = new IJury.Vote[](count);
         for (uint8 i = 0; i < count; ++i) {
             Hashing.Attestation memory attestation = _attestation(receipt, verdict);
@@ -185,7 +195,10 @@ contract DisputeGasTest is Scene {
     /* INTERNAL: BATCHES */
 
     /// @dev 100 lanes of 5 requesters and 20 payees; `leaf` is the first of the first, of four.
-    function _postMany(Hashing.Leaf memory leaf) internal returns (Draft memory draft, IDisputes.Batch memory batch) {
+    function _postMany(Hashing.Leaf memory leaf)
+        internal
+        returns (Draft memory draft, IDisputes.Batch memory batch)
+    {
         draft.requesters = new address[](5);
         draft.payees = new address[](20);
         for (uint160 i = 0; i < 20; ++i) {
@@ -207,11 +220,12 @@ contract DisputeGasTest is Scene {
         batch = _post(coordinator, draft);
     }
 
-    function _challenge(Draft memory draft, IDisputes.Batch memory batch, bytes32 leafHash, uint64 price)
-        internal
-        view
-        returns (IDisputes.Challenge memory)
-    {
+    function _challenge(
+        Draft memory draft,
+        IDisputes.Batch memory batch,
+        bytes32 leafHash,
+        uint64 price
+    ) internal view returns (IDisputes.Challenge memory) {
         return IDisputes.Challenge({
             place: _place(batch, draft, 0, 0),
             leafHash: leafHash,

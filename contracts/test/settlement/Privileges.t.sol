@@ -93,14 +93,15 @@ contract PrivilegesTest is Scene {
         for (uint256 i = 0; i < calls.length; ++i) {
             _mustNotAskWho(address(disputes), calls[i]);
         }
-        bytes[7] memory juryCalls = [
+        bytes[8] memory juryCalls = [
             abi.encodeCall(jury.accuse, (batch, opening, evidence.receipt, "", 0)),
             abi.encodeCall(jury.seatJury, (1, "")),
             abi.encodeCall(jury.redraw, (1)),
             abi.encodeCall(jury.decide, (1, new address[](0), new IJury.Vote[](0))),
             abi.encodeCall(jury.appeal, (1)),
             abi.encodeCall(jury.escalate, (1)),
-            abi.encodeCall(jury.close, (1, new address[](0)))
+            abi.encodeCall(jury.close, (1, new address[](0))),
+            abi.encodeCall(jury.accuseReceipt, (evidence.order, evidence.receipt, "", 0))
         ];
         for (uint256 i = 0; i < juryCalls.length; ++i) {
             _mustNotAskWho(address(jury), juryCalls[i]);
@@ -232,7 +233,7 @@ contract PrivilegesTest is Scene {
     }
 
     function _juryActions() internal view returns (bytes4[] memory list) {
-        list = new bytes4[](7);
+        list = new bytes4[](8);
         list[0] = jury.accuse.selector;
         list[1] = jury.seatJury.selector;
         list[2] = jury.redraw.selector;
@@ -240,12 +241,15 @@ contract PrivilegesTest is Scene {
         list[4] = jury.appeal.selector;
         list[5] = jury.escalate.selector;
         list[6] = jury.close.selector;
+        list[7] = jury.accuseReceipt.selector;
     }
 
     function _juryViews() internal view returns (bytes4[] memory list) {
-        list = new bytes4[](2);
+        list = new bytes4[](4);
         list[0] = jury.SETTLEMENT.selector;
         list[1] = jury.caseOf.selector;
+        list[2] = jury.trialOf.selector;
+        list[3] = jury.owedBy.selector;
     }
 
     /* READING CODE */
