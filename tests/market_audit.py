@@ -8,6 +8,7 @@ from coordinator.api.proofs import make_proof
 from coordinator.core import effects, events
 from coordinator.core.epochs import get_document
 from coordinator.core.state import Job
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import (
@@ -88,6 +89,9 @@ def read_chain(market: Market) -> ChainEvidence:
         seeds=seeds,
         batches=batches,
         block_hashes=hashes,
+        acquitted=frozenset(
+            name for name, case in market.court.cases.items() if case.verdict == Verdict.MATCH
+        ),
         verifier_stakes={
             who: (StakeChange(block=1, stake=verifier.stake),)
             for who, verifier in market.verifiers.items()

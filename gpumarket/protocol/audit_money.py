@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
+from gpumarket.protocol.comparison import ProgramRule
 from gpumarket.protocol.evidence import (
     BatchFact,
     ChainEvidence,
@@ -18,7 +19,7 @@ from gpumarket.protocol.evidence import (
     require,
 )
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address, Hash32, format_short
-from gpumarket.protocol.proof import EpochProof, ProofOfExecution, SettlementProof
+from gpumarket.protocol.proof import CheckProof, EpochProof, ProofOfExecution, SettlementProof
 from gpumarket.protocol.proof_reading import (
     count_hidden,
     find_batch,
@@ -30,6 +31,7 @@ from gpumarket.protocol.proof_reading import (
     iterate_leaves_in,
     iterate_own_leaves,
     list_openings,
+    list_own_checks,
     list_paid,
     list_settlements,
 )
@@ -59,10 +61,14 @@ class BalanceChange:
 # ---- forgeries -----------------------------------------------------------------------------
 
 
-def check_forgeries_unpaid(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding:
-    """Check that nothing that failed is paid, and nothing of a forger in that epoch."""
+def check_forgeries_unpaid(proof: ProofOfExecution, evidence: ChainEvidence) -> Finding:
+    """
+    Check that nothing that failed is paid, and nothing of a forger in that epoch.
+
+    What a verifier called false may be paid where a jury on chain called it right.
+    """
     paid = list_paid(proof)
-    rejected_count, open_count = 0, 0
+    rejected_count = open_count = cleared = 0
     guilty: set[Address] = set()
     for epoch in proof.epochs:
         receipts = index_receipts(proof, epoch)
@@ -70,7 +76,12 @@ def check_forgeries_unpaid(proof: ProofOfExecution, _evidence: ChainEvidence) ->
         require(len(rejected) == len(epoch.rejected_receipts), "a receipt was rejected twice")
         require(rejected <= receipts.keys(), "a receipt was rejected that was not committed")
         require(not rejected & paid, "a rejected receipt was paid")
-        forgers = _find_forgers(epoch, paid)
+        checks = _list_relevant(proof, epoch)
+        payees = {receipt.provider for name, receipt in receipts.items() if name in paid}
+        acquitted = _find_acquitted(checks, payees, evidence)
+        forgers = _find_forgers(checks, acquitted)
+        _check_failed_unpaid(epoch, paid, acquitted)
+        cleared += len(acquitted)
         for name, receipt in receipts.items():
             is_right = receipt.provider not in forgers or name not in paid
             require(is_right, "a provider found forging was paid for the same epoch")
@@ -80,26 +91,65 @@ def check_forgeries_unpaid(proof: ProofOfExecution, _evidence: ChainEvidence) ->
     if open_count:
         raise MissingEvidence(f"{open_count} committed results are neither paid nor rejected")
     names = ", ".join(format_short(provider) for provider in sorted(guilty)) or "nobody"
+    overruled = f"; {cleared} that a verifier called false a jury called right" if cleared else ""
     return Finding(
         f"forgery shown against {names}; {rejected_count} rejected results, none of them paid"
+        + overruled
     )
 
 
-def _find_forgers(epoch: EpochProof, paid: set[Hash32]) -> set[Address]:
-    # In a pool all stand or fall together, so what was found in another job counts here.
-    forgers: set[Address] = set()
+def _check_failed_unpaid(
+    epoch: EpochProof, paid: set[Hash32], acquitted: Mapping[Hash32, set[Address]]
+) -> None:
     matched = {
         check.attestation.body.receipt_hash
         for check in epoch.checks
         if check.attestation.body.verdict == Verdict.MATCH
     }
     for check in epoch.checks:
+        name = check.attestation.body.receipt_hash
+        is_right = name in matched or name in acquitted or name not in paid
+        require(is_right, "a result that failed was paid")
+
+
+def _find_acquitted(
+    checks: Sequence[CheckProof], payees: Set[Address], evidence: ChainEvidence
+) -> dict[Hash32, set[Address]]:
+    """Return what a jury called right of those that are paid, and who had called it false."""
+    disputed: dict[Hash32, set[Address]] = {}
+    for check in checks:
         attestation = check.attestation.body
-        if attestation.receipt_hash not in matched:
-            require(attestation.receipt_hash not in paid, "a result that failed was paid")
-        if attestation.verdict == Verdict.MISMATCH:
-            forgers.add(check.opening.signer)
-    return forgers
+        if attestation.verdict == Verdict.MISMATCH and check.opening.signer in payees:
+            disputed.setdefault(attestation.receipt_hash, set()).add(check.attestation.signer)
+    return {name: who for name, who in disputed.items() if evidence.is_acquitted(name)}
+
+
+def _find_forgers(
+    checks: Sequence[CheckProof], acquitted: Mapping[Hash32, set[Address]]
+) -> set[Address]:
+    # Whom a jury contradicted about one result is not believed about another.
+    overruled = {
+        (check.opening.signer, who)
+        for check in checks
+        for who in acquitted.get(check.attestation.body.receipt_hash, ())
+    }
+    return {
+        check.opening.signer
+        for check in checks
+        if check.attestation.body.verdict == Verdict.MISMATCH
+        and (check.opening.signer, check.attestation.signer) not in overruled
+    }
+
+
+def _list_relevant(proof: ProofOfExecution, epoch: EpochProof) -> list[CheckProof]:
+    """
+    Return the checks that decide about this job's pay.
+
+    In a pool all stand or fall together, so what was found in another job counts here; but not what
+    that job's own program said.
+    """
+    is_own_rule = isinstance(proof.job.verify.comparison, ProgramRule)
+    return list_own_checks(proof, epoch) if is_own_rule else list(epoch.checks)
 
 
 # ---- payments ------------------------------------------------------------------------------

@@ -188,6 +188,9 @@ class ChainEvidence:
     settled_directly: frozenset[tuple[Hash32, int]] = frozenset()
     """Order hash and unit of what was settled without the coordinator."""
 
+    acquitted: frozenset[Hash32] | None = None
+    """Receipts that a jury called right; None where it is not known."""
+
     unclear_stakes: frozenset[Address] = frozenset()
     """Verifiers that the state shows to have left, or come back, since a commitment."""
     disputed: frozenset[LeafName] = frozenset()
@@ -202,6 +205,15 @@ class ChainEvidence:
 
     parties: Mapping[int, Mapping[Address, Party]] = field(default_factory=dict)
     """Of commitments' blocks, where their states were proven: what the contract held of whom."""
+
+    def is_acquitted(self, receipt_hash: Hash32) -> bool:
+        """Say whether a jury called a result right; raise `MissingEvidence` where none can know."""
+        if self.acquitted is None:
+            raise MissingEvidence(
+                "a result is paid that a verifier called false: whether a jury called it right an "
+                "audit with --rpc can say"
+            )
+        return receipt_hash in self.acquitted
 
     def find_provider_stake(self, provider: Address, block: int) -> int | None:
         """Return what a provider had at stake at the end of `block`, or None if it is not known."""

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gpumarket.protocol.codec import compute_content_hash
-from gpumarket.protocol.comparison import BytesRule, Comparison, DecimalText
+from gpumarket.protocol.comparison import BytesRule, Comparison, DecimalText, ProgramRule
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Address, Cid, Hash32, ImageDigest, ShortText
 from gpumarket.protocol.repro import make_thread_env
@@ -106,8 +106,14 @@ class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     comparison: Comparison = BytesRule()
 
     def pool(self) -> VerifyPolicy:
-        """Return what says with whom units are sampled: all of it but rule and critical units."""
-        return msgspec.structs.replace(self, comparison=BytesRule(), critical=())
+        """
+        Return what says with whom units are sampled: all of it but rule and critical units.
+
+        Where the job's own program compares, nobody else's units are with it: its author could call
+        anything different.
+        """
+        rule = self.comparison if isinstance(self.comparison, ProgramRule) else BytesRule()
+        return msgspec.structs.replace(self, comparison=rule, critical=())
 
     @property
     def needs_class(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.evidence import (
     BatchFact,
@@ -94,6 +95,10 @@ class Ledger:
     """Leaves and lanes whose money went back to the requester."""
     settled_directly: set[tuple[Hash32, int]] = field(default_factory=set)
     """Order hash and unit of what was settled without its coordinator."""
+    accused: dict[int, Hash32] = field(default_factory=dict)
+    """By case: the receipt that it is about."""
+    acquitted: set[Hash32] = field(default_factory=set)
+    """Receipts that the jury of some level called right."""
 
 
 def fold_events(events: Iterable[Event]) -> Ledger:
@@ -136,6 +141,7 @@ def make_evidence(
         payouts=tuple(ledger.payout_changes),
         voided=frozenset(ledger.voided),
         settled_directly=frozenset(ledger.settled_directly),
+        acquitted=frozenset(ledger.acquitted),
     )
 
 
@@ -288,6 +294,10 @@ def _keep_judgement(ledger: Ledger, args: Mapping[str, Any], event: Event) -> No
         ledger.voided.add(LeafName(args["coordinator"], args["seq"], args["lane"], index))
     elif event.name == "DirectSettled":
         ledger.settled_directly.add((args["orderHash"], args["unit"]))
+    elif event.name == "CaseOpened":
+        ledger.accused[args["id"]] = args["case_"]["receiptHash"]
+    elif event.name == "Decided" and args["verdict"] == Verdict.MATCH:
+        ledger.acquitted.add(ledger.accused[args["id"]])
 
 
 def _move_nothing(_ledger: Ledger, _args: Mapping[str, Any], _event: Event) -> None:

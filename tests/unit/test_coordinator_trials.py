@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
+from coordinator.api.proofs import make_proof
 from coordinator.core import effects, events
 from coordinator.core.epoch_state import Trial
 from coordinator.core.judging import DIFFERENT, FORGED
@@ -15,11 +17,14 @@ from coordinator.core.lifecycle import JobState, TrialOutcome, TrialState
 from coordinator.core.state import Job
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.audit import check_proof
 from gpumarket.protocol.comparison import ProgramRule
+from gpumarket.protocol.evidence import AuditVerdict
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.lease import LeaseState
 from gpumarket.testing.factories import change, make_address, make_spec
 from tests.coordinator_market import Market, list_sent, play_until
+from tests.market_audit import HonestChain, audit, read_chain
 from tests.played_court import RESPONSE_SECONDS
 
 P1, P2 = make_address("provider-1"), make_address("provider-2")
@@ -37,14 +42,18 @@ def play(
     verify: VerifyPolicy = FULL,
     seconds: int = 30,
     until: Callable[[Market], object] | None = None,
+    jobs: int = 1,
 ) -> tuple[Market, Job]:
     """Play a job of which everything is checked; a second provider does it right."""
     market = Market()
-    market.join("provider-1", offer={"slots": UNITS}, forges=forges)
+    market.chain = HonestChain()
+    market.join("provider-1", offer={"slots": jobs * UNITS}, forges=forges)
     for name in names:
         market.join_verifier(name, card={"slots": 16}, **(flags or {}).get(name, {}))
     prepare(market)
-    job = market.submit(make_spec(units=UNITS, verify=verify), checks=4 * UNITS)
+    for number in range(jobs):
+        spec = make_spec(name=f"job {number}", units=UNITS, verify=verify)
+        job = market.submit(spec, checks=4 * UNITS)
     play_until(market, lambda m: m.state.epochs and m.state.epochs[1].document)
     market.join("provider-2", offer={"slots": UNITS})
     if until is not None:
@@ -94,7 +103,7 @@ def test_one_forged_result_of_several_is_tried():
     assert len(list_trials(market)) == 1
 
 
-def accuse_falsely() -> tuple[Market, Job, bytes]:
+def accuse_falsely(*, jobs: int = 1) -> tuple[Market, Job, bytes]:
     """Play with a verifier that lies about all of its checks; its jurors are the others."""
     liar = make_address(NAMES[0])
 
@@ -104,7 +113,7 @@ def accuse_falsely() -> tuple[Market, Job, bytes]:
 
     flags = {NAMES[0]: {"lies": frozenset(range(UNITS))}}
     for entropy in ("one", "two", "three", "four", "five"):
-        market, job = play(flags=flags, prepare=partial(prepare, entropy=entropy))
+        market, job = play(flags=flags, prepare=partial(prepare, entropy=entropy), jobs=jobs)
         if list_lied(market, liar):
             return market, job, liar
     raise AssertionError("no seed gave the liar a check")
@@ -144,6 +153,33 @@ def test_a_juror_seals_before_it_is_shown_the_result_and_knows_its_case():
         market.perform(market.todo.pop(0)) if market.todo else market.deliver(market.inbox.pop(0))
     # Who had checked it before has said its word already.
     assert len(asked) == 3 and {message.case for message in asked} == {1}
+
+
+# ---- what an audit says of it --------------------------------------------------------------
+
+
+def test_an_audit_passes_what_a_jury_acquitted_and_says_so():
+    market, job, _ = accuse_falsely()
+    lines = audit(market, job)
+    assert {line.verdict for line in lines.values()} == {AuditVerdict.PASS}
+    assert "1 that a verifier called false a jury called right" in lines["forgeries"].text
+
+
+@pytest.mark.parametrize("known", [frozenset(), None])
+def test_an_audit_wants_the_jurys_word_from_the_chain(known: frozenset[bytes] | None):
+    market, job, _ = accuse_falsely()
+    evidence = replace(read_chain(market), acquitted=known)
+    report = check_proof(make_proof(market.state, job), evidence)
+    (line,) = [check for check in report.checks if check.name == "forgeries"]
+    expected = AuditVerdict.INCOMPLETE if known is None else AuditVerdict.FAIL
+    assert line.verdict is expected, line
+
+
+def test_an_audit_of_another_job_in_the_pool_is_told_of_the_acquittal():
+    market, other, liar = accuse_falsely(jobs=2)
+    assert list_lied(market, liar)
+    lines = audit(market, other)
+    assert {line.verdict for line in lines.values()} == {AuditVerdict.PASS}
 
 
 # ---- where none can be had -----------------------------------------------------------------

@@ -101,12 +101,24 @@ def test_judgements_are_kept_and_move_nothing() -> None:
     writer.write(2, "DirectSettled", seq=0, orderHash=make_hash("order"), unit=3, price=5)
     others = [name for name in JUDGEMENTS if name not in ("LeafVoided", "LaneVoided")]
     for name in others:
-        writer.write(3, name, orderHash=b"", unit=0)
+        case = {"id": 1, "case_": {"receiptHash": make_hash("receipt")}, "verdict": 1}
+        writer.write(3, name, orderHash=b"", unit=0, **case)
     ledger = fold_events(writer.facts)
     assert (ledger.escrow, ledger.held) == ({ALICE: 100}, 0)
     assert len(ledger.judgements) == 3 + len(others)
     assert ledger.voided == {LeafName(ALICE, 4, 2, 7), LeafName(ALICE, 4, 2, None)}
     assert (make_hash("order"), 3) in ledger.settled_directly
+    assert ledger.acquitted == {make_hash("receipt")}
+
+
+def test_a_conviction_acquits_nobody_and_a_verdict_without_its_case_is_malformed() -> None:
+    writer = begin()
+    writer.write(2, "CaseOpened", id=1, case_={"receiptHash": make_hash("receipt")})
+    writer.write(3, "Decided", id=1, verdict=2)
+    assert fold_events(writer.facts).acquitted == set()
+    writer.write(4, "Decided", id=2, verdict=1)
+    with pytest.raises(InvalidInput, match="malformed"):
+        fold_events(writer.facts)
 
 
 def test_an_event_of_nobody_is_refused() -> None:
