@@ -117,6 +117,7 @@ def test_only_cases_against_us_are_remembered_until_they_are_over() -> None:
     see(cases, "CaseOpened", block=10)
     see(cases, "CaseOpened", block=11, case=8, provider="another")
     see(cases, "CaseOpened", block=12, case=9)
+    assert list_open(cases) == [7, 9]
     see(cases, "CaseClosed", block=20, case=8, provider="another")
     assert list_open(cases) == [7, 9]
     see(cases, "CaseClosed", block=21)
