@@ -11,6 +11,8 @@ stake is slashed, or given back, by the last one.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import structs
 
 from coordinator.core.assigning import lose_checks, make_check_request
@@ -32,13 +34,17 @@ from coordinator.core.state import Lease, State, set_timer, write_log
 from gpumarket.protocol import juries, messages
 from gpumarket.protocol.attestation import Attestation, Verdict
 from gpumarket.protocol.codec import encode_document
-from gpumarket.protocol.errors import RemoteProtocolError
+from gpumarket.protocol.errors import LocalProtocolError, RemoteProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.signing import Signed, verify
 from gpumarket.protocol.units import Timestamp
 
 _JUROR_TURN = 2
 """No check of a sample has it: a juror's check is found by its trial."""
+_OUTCOMES: Final = {
+    Verdict.MATCH: TrialOutcome.ACQUITTED,
+    Verdict.MISMATCH: TrialOutcome.CONVICTED,
+}
 
 
 # ---- the case on chain ---------------------------------------------------------------------
@@ -267,15 +273,13 @@ def _rule(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
     """Act on the first verdict that a jury came to."""
     if trial.outcome is not TrialOutcome.OPEN:
         return []
-    is_false = trial.verdict is Verdict.MISMATCH
-    trial.outcome = TrialOutcome.CONVICTED if is_false else TrialOutcome.ACQUITTED
-    said = "false" if is_false else "right"
+    if trial.verdict is None:
+        raise LocalProtocolError("a case is ruled on without a verdict")
+    trial.outcome = _OUTCOMES[trial.verdict]
+    said = "false" if trial.verdict is Verdict.MISMATCH else "right"
     text = f"{len(trial.voters)} of {len(trial.jury)} jurors, drawn on chain, call it {said}"
     lease = _log(state, trial, trial.outcome.value, text)
-    effects: list[Effect] = []
-    if not is_false:
-        for accuser in trial.accusers:
-            effects += _bar(state, accuser)
+    effects = _bar_contradicted(state, epoch, trial)
     effects += judge_part(state, epoch, trial.provider)
     words = [
         word
@@ -285,12 +289,21 @@ def _rule(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
     return effects + relay_matches(state, [(lease, word) for word in words[:1]])
 
 
-def _bar(state: State, accuser: Address) -> list[Effect]:
-    verifier = state.verifiers.get(accuser)
-    if verifier is None:
-        return []
-    verifier.barred_until = Timestamp(state.now + state.settings.bar_seconds)
-    return lose_checks(state, accuser)
+def _bar_contradicted(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
+    """Give no more checks to whoever said the opposite of a jury: it lied, or did not look."""
+    effects: list[Effect] = []
+    for check in epoch.checks.values():
+        is_word = check.receipt_hash == trial.receipt_hash and check.verdict in _OUTCOMES
+        verifier = state.verifiers.get(check.verifier or b"") if is_word else None
+        if verifier is None or check.verifier is None:
+            continue
+        if check.verdict is not trial.verdict:
+            verifier.barred_until = Timestamp(state.now + state.settings.bar_seconds)
+            effects += lose_checks(state, check.verifier)
+        elif trial.verdict is not None and trial.outcome is not _OUTCOMES[trial.verdict]:
+            # An earlier jury had contradicted it, and this one does not.
+            verifier.barred_until = Timestamp(0)
+    return effects
 
 
 def _give_up(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
@@ -314,12 +327,10 @@ def _close(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
         case _:
             text = "no jury decided; everything goes back"
     _log(state, trial, "case-closed", text)
-    if trial.verdict is Verdict.MISMATCH and trial.outcome is TrialOutcome.ACQUITTED:
-        for accuser in (state.verifiers.get(who) for who in trial.accusers):
-            if accuser is not None:
-                accuser.barred_until = Timestamp(0)
-    if trial.verdict is not None:
+    if trial.verdict is not None and trial.outcome is TrialOutcome.OPEN:
         return _rule(state, epoch, trial)
+    if trial.verdict is not None and trial.outcome is not _OUTCOMES[trial.verdict]:
+        return _bar_contradicted(state, epoch, trial)
     if trial.outcome is not TrialOutcome.OPEN:
         return []
     trial.outcome = TrialOutcome.UNHEARD

@@ -2,134 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-import trio
 
-from gpumarket.adapters.chain import ChainFact
 from gpumarket.adapters.chain_errors import ContractRefused
-from gpumarket.adapters.deployment import deploy_devnet
 from gpumarket.adapters.disputes_abi import encode_account
-from gpumarket.adapters.jury_chain import JuryChain
-from gpumarket.protocol.attestation import Attestation, Verdict
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.errors import BrokenPrecondition
-from gpumarket.protocol.ids import Address
-from gpumarket.protocol.juries import CaseRecord, TrialRecord
-from gpumarket.protocol.order import Order
-from gpumarket.protocol.receipt import Receipt
-from gpumarket.protocol.signing import PrivateKey, Signed
-from gpumarket.testing.anvil import run_anvil
-from gpumarket.testing.factories import change, make_address, make_hash, make_order, make_secret
-from tests.integration.court import CONFIG as SHORT
-from tests.integration.court import DAY, Court, check_books, open_court
-
-CONFIG = replace(SHORT, stake_slash=SHORT.min_stake)
-VERIFIERS = 6
-NAMES = {make_address(f"verifier {i}"): f"verifier {i}" for i in range(VERIFIERS + 1)}
-"""Of them, the last comes too late to judge at first."""
-WATCHER = make_address("watcher")
-
-
-@dataclass
-class Trial:
-    """A signed receipt that is in no batch, and a watcher with a connection."""
-
-    court: Court
-    chain: JuryChain
-    order: Order
-    receipt: Signed[Receipt]
-
-    @property
-    def receipt_hash(self) -> bytes:
-        return self.receipt.body.compute_struct_hash()
-
-    async def open(self) -> int:
-        """Accuse; return the number of the case as its event tells it."""
-        eligible = await self.chain.count_eligible()
-        outcome = await self.chain.accuse_receipt(self.order, self.receipt, eligible=eligible)
-        return int((await self.find("CaseOpened", accuser=WATCHER, block=outcome.block)).args["id"])
-
-    async def find(self, name: str, *, block: int = 0, **wanted: object) -> ChainFact:
-        fact = await self.chain.find_fact(name, from_block=block, wanted=wanted)
-        assert fact is not None
-        return fact
-
-    async def read(self, case: int) -> CaseRecord:
-        record = await self.chain.read_case(case)
-        assert record is not None
-        return record
-
-    async def seat(self, case: int) -> tuple[Address, ...]:
-        """Draw the jury; return it as its event tells it."""
-        number = (await self.read(case)).draw_block + CONFIG.seed_delay_blocks
-        self.court.mine(CONFIG.seed_delay_blocks + 1)
-        outcome = await self.chain.seat_jury(case, await self.chain.read_header(number))
-        fact = await self.find("JurySeated", block=outcome.block, id=case)
-        return fact.args["jury"]  # type: ignore[no-any-return]  # addresses
-
-    def vote(
-        self, jury: Sequence[Address], verdict: Verdict
-    ) -> list[tuple[int, Signed[Attestation]]]:
-        attestation = Attestation(
-            receipt_hash=self.receipt_hash,
-            verdict=int(verdict),
-            evidence_hash=make_hash("evidence"),
-            issued_at=self.court.now,
-        )
-        domain = self.court.domain
-        keys = [PrivateKey(make_secret(NAMES[juror])) for juror in jury]
-        return [(seat, key.sign(attestation, domain).as_signed()) for seat, key in enumerate(keys)]
-
-    async def judge(self, case: int, verdict: Verdict) -> tuple[Address, ...]:
-        jury = await self.seat(case)
-        await self.chain.decide(case, jury, self.vote(jury, verdict))
-        return jury
-
-    def wait(self) -> None:
-        """Let the time of a jury, or to appeal, pass."""
-        self.court.skip_to(self.court.now + CONFIG.response + 1)
+from gpumarket.protocol.juries import TrialRecord
+from gpumarket.protocol.signing import PrivateKey
+from gpumarket.testing.factories import change, make_address, make_secret
+from tests.integration.court import Court, check_books
+from tests.integration.jury_scene import (
+    CONFIG,
+    NAMES,
+    VERIFIERS,
+    WATCHER,
+    Trial,
+    make_trial,
+    open_jury_court,
+)
 
 
 @pytest.fixture(scope="module")
 def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
-    with run_anvil(tmp_path_factory.mktemp("juries"), block_seconds=None) as url:
-        court = open_court(url, *trio.run(deploy_devnet, url, CONFIG))
-        for name in ("alice", "watcher"):
-            court.pay_in(name, 10**12, "deposit")
-        court.stake("provider", "Provider", amount=3 * CONFIG.min_stake)
-        *early, late = NAMES.values()
-        for name in early:
-            court.stake(name, "Verifier")
-        court.skip_to(court.now + CONFIG.epoch)
-        court.stake(late, "Verifier")
+    with open_jury_court(tmp_path_factory.mktemp("juries")) as court:
         yield court
 
 
 @pytest.fixture
 def trial(court: Court, request: pytest.FixtureRequest) -> Trial:
     """A receipt of a test's own."""
-    order = make_order(
-        requester=make_address("alice"),
-        units=2,
-        settle_by=court.now + 20 * DAY,
-        expiry=court.now + 30 * DAY,
-        nonce=make_hash(request.node.name),
-    )
-    receipt = Receipt(
-        order_hash=order.compute_struct_hash(),
-        unit=1,
-        provider=make_address("provider"),
-        result_hash=make_hash("result"),
-        price=7,
-        finished_at=court.now,
-    )
-    url = str(court.web3.provider.endpoint_uri)  # type: ignore[attr-defined]  # an HTTP provider
-    contract = court.domain.contract
-    chain = JuryChain(rpc_url=url, contract=contract, secret=make_secret("watcher"))
-    signed = PrivateKey(make_secret("provider")).sign(receipt, court.domain).as_signed()
-    return Trial(court, chain, order, signed)
+    return make_trial(court, request.node.name)
 
 
 def count_sent(court: Court) -> int:
