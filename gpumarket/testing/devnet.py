@@ -303,7 +303,7 @@ class Devnet:
             f"{name} did not become ready", why="\n".join(log.read_text().splitlines()[-8:])
         )
 
-    def _wait_members(self, providers: int, verifiers: int) -> None:
+    def _wait_members(self, providers: int, verifiers: int = 1) -> None:
         deadline = time.monotonic() + READY_SECONDS_MAX
         seen: dict[str, Any] = {}
         while time.monotonic() < deadline:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from gpumarket.protocol.ids import format_hex, make_job_id
+from gpumarket.protocol.statement import find_trusted_block
 from tests.e2e.market import (
     DETACHED,
     PROVIDERS,
@@ -133,3 +137,38 @@ def test_the_whole_market_loses_power_and_comes_back(market: Market) -> None:
     market.check_paid_once(job, before)
     assert market.download(job_id) == expect_results(2)
     assert market.audit(job_id).exit == 0
+
+
+def test_a_paid_jobs_proof_is_kept_by_itself_and_passes_offline_after_a_kill(
+    market: Market,
+) -> None:
+    job_id = market.submit(market.write_job("kept", tasks=2))
+    market.wait_settled(job_id)
+    folder = Path(json.loads(market.read_setting("coordinator", "data_dir"))) / "proofs"
+
+    def find() -> Path | None:
+        found = [path for path in folder.glob("*-compact.cbor") if name_job(path) == job_id]
+        return found[0] if found else None
+
+    path = wait_for(find, "the proof to be kept")
+    kept = path.read_bytes()
+    market.devnet.kill("coordinator")
+    market.devnet.restart("coordinator")
+    assert market.client.receipt(job_id, compact=True, anchored=True) == kept
+    trusted = find_trusted_block(kept)
+    assert trusted is not None
+    answer = market.run(
+        *("audit", "verify", path, "--trust-block", format_hex(trusted[1]), "--strict", "--json"),
+        *("--contract", format_hex(market.read_proof(job_id).domain.contract)),
+        *("--chain-id", "31337"),
+    )
+    checks = {check["name"]: check for check in answer.data["checks"]}
+    assert checks["state"]["verdict"] == "PASS"
+    # Where everybody was paid at commitment was proven when there was one.
+    assert checks["assignments"]["verdict"] == "PASS", checks["assignments"]
+    assert answer.exit in (0, 11), answer
+
+
+def name_job(path: Path) -> str:
+    """Return the id of the job of which a kept file is."""
+    return make_job_id(bytes.fromhex(path.name.split("-")[1]))
