@@ -50,9 +50,7 @@ async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  
             world.log.warn("a peer broke the protocol", peer=effect.peer, reason=effect.text)
             world.hall.expel(effect.peer, session=effect.session, reason=effect.text)
         case effects.DrawNonce():
-            nonce = make_nonce()
-            now = world.clock.now()
-            await world.post(events.NonceDrawn(at=now, epoch=effect.epoch, nonce=nonce))
+            await _draw_secrets(effect, world)
         case effects.CommitEpoch():
             await _commit_epoch(effect, world)
         case effects.FixSeed():
@@ -77,6 +75,16 @@ async def perform(effect: effects.Effect, world: World) -> None:  # noqa: C901  
             await world.post(drawn)
         case effects.JudgeHardware():
             await _judge_hardware(effect, world)
+
+
+async def _draw_secrets(effect: effects.DrawNonce, world: World) -> None:
+    drawn = events.NonceDrawn(
+        at=world.clock.now(),
+        epoch=effect.epoch,
+        nonce=make_nonce(),
+        canary_salt=make_nonce(),
+    )
+    await world.post(drawn)
 
 
 async def _propose_lease(effect: effects.ProposeLease, world: World) -> None:

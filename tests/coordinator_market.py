@@ -21,6 +21,7 @@ from coordinator.core.state import Job
 from gpumarket.protocol import messages
 from gpumarket.protocol.approvals import Approval
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnResult, Seal, Verdict
+from gpumarket.protocol.canaries import CanaryNote
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import JobSpec
@@ -30,7 +31,7 @@ from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.receipt import ProviderRoot, Receipt, UnitResult, compute_input_hash
 from gpumarket.protocol.sampling import compute_seed
 from gpumarket.protocol.settlement import Bill
-from gpumarket.protocol.signing import keccak256
+from gpumarket.protocol.signing import Signed, keccak256
 from gpumarket.protocol.training import SegmentAudit, TrainingClaim
 from gpumarket.protocol.units import Amount, Timestamp, compute_price
 from gpumarket.testing.factories import (
@@ -73,6 +74,8 @@ class PlayedProvider:
     session: int = 0
     offer: dict[str, Any] = field(default_factory=dict)
     forges: frozenset[int] = frozenset()
+    canaries: frozenset[int] = frozenset()
+    """Tasks of `operator` that it forges on purpose, with a note, the first time it gets them."""
     fails: Reason | None = None
     is_silent: bool = False
     declines: bool = False
@@ -89,6 +92,7 @@ class PlayedProvider:
     """By lease of a training task: what its result says of its chain."""
     results: dict[Hash32, UnitResult] = field(default_factory=dict)
     receipts: dict[Hash32, Receipt] = field(default_factory=dict)
+    notes: dict[Hash32, Signed[CanaryNote]] = field(default_factory=dict)
 
     @property
     def address(self) -> Address:
@@ -97,7 +101,9 @@ class PlayedProvider:
     def run(self, lease: LeaseOffer, now: Timestamp) -> messages.UnitFinished:
         """Do a leased unit; a forged one has another output."""
         self.leases[lease.lease_id] = lease
-        forged = " forged" if lease.unit in self.forges else ""
+        is_ours = lease.order.body.requester == make_address("operator")
+        is_canary = is_ours and lease.unit in self.canaries and lease.attempt == 0
+        forged = " forged" if is_canary or lease.unit in self.forges else ""
         result = UnitResult(
             order_hash=lease.order.body.compute_struct_hash(),
             unit=lease.unit,
@@ -125,8 +131,22 @@ class PlayedProvider:
         )
         self.results[lease.lease_id] = result
         self.receipts[lease.lease_id] = receipt
+        if is_canary:
+            note = CanaryNote(
+                receipt_hash=receipt.compute_struct_hash(),
+                honest=make_cid(f"output {lease.unit}"),
+                salt=make_hash(f"canary {lease.unit}"),
+            )
+            self.notes[lease.lease_id] = sign(note, self.name)
+        return self.report(lease.lease_id)
+
+    def report(self, lease_id: Hash32) -> messages.UnitFinished:
+        """Say that a unit is finished, now or again."""
         return messages.UnitFinished(
-            lease_id=lease.lease_id, receipt=sign(receipt, self.name), duration_ms=DURATION_MS
+            lease_id=lease_id,
+            receipt=sign(self.receipts[lease_id], self.name),
+            duration_ms=DURATION_MS,
+            canary=self.notes.get(lease_id),
         )
 
     def sign_root(self, epoch: int, lease_ids: Iterable[Hash32]) -> messages.RootSigned:
@@ -529,8 +549,13 @@ class Market:
             case effects.CloseSession():
                 self.closed.append(effect)
             case effects.DrawNonce():
-                nonce = make_hash(f"nonce of epoch {effect.epoch} at {self.now}")
-                self.inbox.append(events.NonceDrawn(at=self.now, epoch=effect.epoch, nonce=nonce))
+                drawn = events.NonceDrawn(
+                    at=self.now,
+                    epoch=effect.epoch,
+                    nonce=make_hash(f"nonce of epoch {effect.epoch} at {self.now}"),
+                    canary_salt=make_hash(f"canary salt of epoch {effect.epoch}"),
+                )
+                self.inbox.append(drawn)
             case effects.CommitEpoch() | effects.FixSeed() | effects.PostBatch():
                 self.inbox.append(self._ask_chain(effect))
             case effects.OpenCase():
@@ -602,14 +627,9 @@ class Market:
         match message:
             case messages.Welcome():
                 # What was finished while nobody listened is said again.
-                for lease_id, receipt in list(provider.receipts.items()):
+                for lease_id in provider.receipts:
                     if lease_id in provider.leases:
-                        again = messages.UnitFinished(
-                            lease_id=lease_id,
-                            receipt=sign(receipt, provider.name),
-                            duration_ms=DURATION_MS,
-                        )
-                        self._say(provider.address, again)
+                        self._say(provider.address, provider.report(lease_id))
             case messages.RootRequested() if provider.signs_roots:
                 known = [i for i in message.lease_ids if i in provider.receipts]
                 if len(known) == len(message.lease_ids):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from coordinator.core.batching import list_posted
+from coordinator.core.canaries import open_canaries
 from coordinator.core.epoch_state import Check, Epoch
 from coordinator.core.epochs import get_document
 from coordinator.core.lifecycle import EpochState
@@ -67,6 +68,7 @@ def _make_epoch(state: State, job: Job, epoch: Epoch) -> EpochProof:
             for lease in leases
             if lease.lease_id in rejected
         ),
+        canaries=open_canaries(epoch),
     )
 
 

@@ -34,7 +34,7 @@ def ask_verifiers(state: State) -> list[Effect]:
         if found is None:
             raise LocalProtocolError("a check waits that no open epoch has")
         epoch, check = found
-        if check.verifier is None:
+        if check.verifier is None or _is_barred(state, check.verifier):
             check.verifier = choose_verifier(state, epoch, check)
         if check.verifier in free:
             verifier = state.verifiers[check.verifier]
@@ -47,6 +47,10 @@ def ask_verifiers(state: State) -> list[Effect]:
 def _has_free_slot(state: State, verifier: Verifier) -> bool:
     slots = min(verifier.card.body.slots, state.settings.slots_max)
     return is_eligible(state, verifier) and len(verifier.asked) < slots
+
+
+def _is_barred(state: State, verifier: Address) -> bool:
+    return state.verifiers[verifier].barred_until > state.now
 
 
 def choose_verifier(state: State, epoch: Epoch, check: Check) -> Address | None:

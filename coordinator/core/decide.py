@@ -16,6 +16,7 @@ from coordinator.core import (
     admission,
     assigning,
     batching,
+    canaries,
     checking,
     epochs,
     events,
@@ -73,6 +74,7 @@ TIMERS: Final[dict[str, Timer]] = {
     "lost-provider": sessions.expire_provider,
     "lost-verifier": sessions.expire_verifier,
     "trial": trials.expire_trial,
+    "canaries": canaries.publish_canaries,
     "hardware": hardware_checks.begin_round,
     "hardware-step": hardware_checks.expire_step,
 }

@@ -68,7 +68,7 @@ class CloseSession(_Effect, frozen=True, kw_only=True):
 
 
 class DrawNonce(_Effect, frozen=True, kw_only=True):
-    """Draw 32 secret random bytes for an epoch: `NonceDrawn`."""
+    """Draw an epoch's two secrets, 32 random bytes each: `NonceDrawn`."""
 
     epoch: U64
 

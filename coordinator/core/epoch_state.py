@@ -20,6 +20,7 @@ from coordinator.core.lifecycle import (
     TrialState,
 )
 from gpumarket.protocol.attestation import Attestation, Evidence, Seal, Verdict
+from gpumarket.protocol.canaries import CanaryNote
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.job import VerifyPolicy
@@ -135,8 +136,12 @@ class Epoch(msgspec.Struct, kw_only=True):
     """By provider, rising."""
     state: EpochState = EpochState.COLLECTING
     nonce: Hash32 | None = None
+    canary_salt: Hash32 | None = None
+    """Secret until the epoch is over, and drawn also where it has no canaries."""
+    canaries: dict[Hash32, Signed[CanaryNote]] = {}
+    """What is forged in it on purpose, by receipt."""
     eligible: tuple[Signed[VerifierCard], ...] = ()
-    """Verifiers connected at commitment, by address."""
+    """Verifiers that could be given checks at commitment, by address."""
     document: EpochDocument | None = None
     """What is committed to; kept whole, so that jobs in it can be forgotten one by one."""
     sequence: int | None = None

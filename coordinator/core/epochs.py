@@ -8,6 +8,7 @@ that does not exist yet.
 
 from __future__ import annotations
 
+from coordinator.core.canaries import close_canaries, commit_notes, return_notes
 from coordinator.core.effects import CommitEpoch, DrawNonce, Effect, FixSeed, SendMessage
 from coordinator.core.epoch_state import Epoch, Part, move_epoch, move_part
 from coordinator.core.events import ChainRefused, EpochCommitted, NonceDrawn, SeedFixed
@@ -181,11 +182,11 @@ def _drop_part(state: State, provider: Address, part: Part) -> list[Effect]:
 
 
 def take_nonce(state: State, event: NonceDrawn) -> list[Effect]:
-    """Keep the secret of an epoch until its seed is due; a second one is not wanted."""
+    """Keep the secrets of an epoch until they are due; others are not wanted then."""
     epoch = state.epochs.get(event.epoch)
     if epoch is None or epoch.nonce is not None or epoch.state is not EpochState.COLLECTING:
         return []
-    epoch.nonce = event.nonce
+    epoch.nonce, epoch.canary_salt = event.nonce, event.canary_salt
     return try_commit(state, epoch)
 
 
@@ -245,6 +246,7 @@ def _make_document(state: State, epoch: Epoch) -> EpochDocument:
         epoch=epoch.number,
         work=work,
         verifiers=epoch.eligible,
+        canaries=commit_notes(state, epoch),
     )
 
 
@@ -362,6 +364,7 @@ def close_epoch(state: State, epoch: Epoch) -> None:
     """Close an epoch for good; its record stays for proofs."""
     move_epoch(epoch, EpochState.CLOSED)
     state.open_epochs.remove(epoch.number)
+    close_canaries(state, epoch)
     for key, check in epoch.checks.items():
         state.check_epochs.pop(check.receipt_hash, None)
         state.waiting_checks.pop(key, None)
@@ -378,6 +381,7 @@ def _dissolve(state: State, epoch: Epoch) -> None:
             if lease.state is LeaseState.FINISHED:
                 lease.epoch = None
                 put_in_pool(state, lease)
+                return_notes(state, epoch, lease)
     close_epoch(state, epoch)
 
 

@@ -179,10 +179,13 @@ class ProgressReported(_Event, frozen=True, kw_only=True):
 
 
 class NonceDrawn(_Event, frozen=True, kw_only=True):
-    """The runtime drew the secret that goes into an epoch's seed."""
+    """The runtime drew the secrets of an epoch: for its seed, and for its canaries."""
 
     epoch: U64
     nonce: Hash32
+    canary_salt: Hash32
+    """Hides what the epoch's commitment to canaries is of; another secret, because the nonce is
+    shown when the seed is fixed."""
 
 
 class EpochCommitted(_Event, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ is no work.
 
 from __future__ import annotations
 
+from coordinator.core.canaries import SET_ASIDE, is_canary, is_set_aside
 from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
 from coordinator.core.epoch_state import Check, Epoch, Part, Pool, move_check, move_part
 from coordinator.core.epochs import close_epoch
@@ -335,14 +336,18 @@ def _judge_order(
     part.open_orders.remove(order_hash)
     effects: list[Effect] = []
     for lease in leases:
-        if lease.lease_id in undecided:
+        if is_set_aside(epoch, lease):
+            effects += reject_lease(state, lease, SET_ASIDE)
+        elif lease.lease_id in undecided:
             effects += reject_lease(state, lease, INCONCLUSIVE)
         elif not lease.is_output_here:
             note_facts(state, provider).withheld += 1
             effects += reject_lease(state, lease, _make_gone(lease))
         else:
             _accept(state, part, lease)
-    matched = [check for check in checks if check.verdict is Verdict.MATCH]
+    matched = [
+        check for check in checks if check.verdict is Verdict.MATCH and not is_canary(epoch, check)
+    ]
     words = [(state.leases[c.lease_id], c.attestation) for c in matched if c.attestation]
     effects += relay_matches(state, words)
     accepted = sum(lease.state is LeaseState.ACCEPTED for lease in leases)

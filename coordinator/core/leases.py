@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordinator.core.canaries import check_note, keep_note
 from coordinator.core.effects import Effect, SendMessage
 from coordinator.core.events import ProgressReported
 from coordinator.core.lifecycle import JobState, UnitState
@@ -83,6 +84,7 @@ def finish_lease(state: State, sender: Address, message: messages.UnitFinished) 
     if lease.state not in _LIVE:
         return []
     _check_receipt(state, lease, receipt.body, message.duration_ms)
+    check_note(state, lease, receipt.body, note=message.canary)
     if lease.state is LeaseState.PROPOSED:
         start_lease(state, lease)
     job = get_job(state, lease)
@@ -92,6 +94,7 @@ def finish_lease(state: State, sender: Address, message: messages.UnitFinished) 
     lease.duration_ms = message.duration_ms
     lease.finished_at = state.now
     put_in_pool(state, lease)
+    keep_note(state, lease, message.canary)
     write_log(
         state,
         job,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from coordinator.core.canaries import is_canary
 from coordinator.core.effects import Effect, OpenCase
 from coordinator.core.epoch_state import Check, Epoch, Pool, Trial, move_trial
 from coordinator.core.lifecycle import TrialOutcome, TrialState
@@ -55,6 +56,8 @@ def is_clear(state: State, epoch: Epoch, pool: Pool) -> bool:
 
 def is_proven_right(epoch: Epoch, check: Check) -> bool:
     """Say whether a checked result may be paid: its verifier says so, or a jury against it."""
+    if is_canary(epoch, check):
+        return False
     trial = epoch.trials.get(check.receipt_hash)
     if trial is None:
         return check.verdict is Verdict.MATCH and not _list_mismatches(epoch, check.receipt_hash)
@@ -72,11 +75,7 @@ def is_own_rule(state: State, check: Check) -> bool:
 
 def list_failed_orders(state: State, epoch: Epoch, pool: Pool) -> list[Hash32]:
     """Return the jobs of a pool whose own program called a result different."""
-    found = (
-        check.order_hash
-        for check in list_checks(epoch, pool)
-        if check.verdict is Verdict.MISMATCH and is_own_rule(state, check)
-    )
+    found = (check.order_hash for check in _list_blaming(epoch, pool) if is_own_rule(state, check))
     return list(dict.fromkeys(found))
 
 
@@ -87,10 +86,19 @@ def _list_disputed(state: State, epoch: Epoch, pool: Pool) -> list[Hash32]:
     return list(
         dict.fromkeys(
             check.receipt_hash
-            for check in list_checks(epoch, pool)
-            if check.verdict is Verdict.MISMATCH and not is_own_rule(state, check)
+            for check in _list_blaming(epoch, pool)
+            if not is_own_rule(state, check)
         )
     )
+
+
+def _list_blaming(epoch: Epoch, pool: Pool) -> list[Check]:
+    # Nobody is to blame for what was forged on purpose.
+    return [
+        check
+        for check in list_checks(epoch, pool)
+        if check.verdict is Verdict.MISMATCH and not is_canary(epoch, check)
+    ]
 
 
 def _list_mismatches(epoch: Epoch, receipt_hash: Hash32) -> list[Check]:

@@ -66,7 +66,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Verifiers that must be here and may sit before a case is opened: of fewer a jury is no more
     than the word it judges."""
     bar_seconds: int = 7 * 86_400
-    """How long a verifier whose word a jury did not uphold is given no checks."""
+    """How long a verifier whose word proved false is given no checks."""
+    canary_providers: tuple[Address, ...] = ()
+    """The operator's own, which may forge what `canary_requesters` order."""
+    canary_requesters: tuple[Address, ...] = ()
+    canary_ppm: int = 5_000
+    """Of all checks, those that should be of a result forged on purpose."""
     fetch_seconds: int = 300
     fetch_attempts_max: int = 3
     retry_seconds: int = 10

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from coordinator.core.canaries import is_missed
 from coordinator.core.checking import drop_order
 from coordinator.core.effects import Effect, ReadEscrow
 from coordinator.core.epoch_state import Check
@@ -83,6 +84,7 @@ def list_paid_checks(state: State, job: Job) -> list[tuple[Check, Signed[Attesta
         if check.order_hash == job.order_hash
         and check.attestation is not None
         and check.verdict in (Verdict.MATCH, Verdict.MISMATCH)
+        and not is_missed(state.epochs[number], check)
     ]
     # Second checks last: an order with too few lines for both pays each first one.
     decided.sort(key=lambda pair: (pair[0].turn, pair[0].receipt_hash))

@@ -12,6 +12,7 @@ from bisect import insort
 
 import msgspec
 
+from coordinator.core.canary_state import CanaryBook
 from coordinator.core.epoch_state import Epoch
 from coordinator.core.hardware_state import HardwareBook
 from coordinator.core.lifecycle import (
@@ -68,6 +69,9 @@ class Verifier(msgspec.Struct, kw_only=True):
     """Keys of the checks it is at: each takes a slot."""
     barred_until: Timestamp = Timestamp(0)
     """Until when it is given no checks, because its word proved false."""
+    found_canaries: int = 0
+    missed_canaries: int = 0
+    """Results forged on purpose that it called a match."""
 
 
 class Escrow(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,6 +331,8 @@ class State(msgspec.Struct, kw_only=True):
     """Set while batches are refused for what the coordinator lacks itself."""
     hardware: HardwareBook = msgspec.field(default_factory=HardwareBook)
     """What is known of the providers' devices."""
+    canaries: CanaryBook = msgspec.field(default_factory=CanaryBook)
+    """Results that are forged on purpose, in no epoch yet, and their share."""
     touched: dict[Hash32, None] = {}
     """Jobs to look at before `decide` returns; empty in between."""
     timers: list[tuple[int, str, bytes]] = []

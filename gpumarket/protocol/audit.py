@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from gpumarket.protocol.audit_canaries import check_canaries
 from gpumarket.protocol.audit_checks import check_openings, check_verifiers
 from gpumarket.protocol.audit_claims import (
     check_claim,
@@ -107,6 +108,7 @@ CHECKS: Final[dict[str, _Inspection]] = {
     "verifiers": check_verifiers,
     "openings": check_openings,
     "forgeries": check_forgeries_unpaid,
+    "canaries": check_canaries,
     "payments": check_payments,
     "settlement": check_settlement,
     "balance": check_balance,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpumarket.protocol.attestation import Verdict
+from gpumarket.protocol.audit_canaries import index_canaries
 from gpumarket.protocol.bills import make_bill
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.comparison import ProgramRule
@@ -146,10 +147,12 @@ def _list_relevant(proof: ProofOfExecution, epoch: EpochProof) -> list[CheckProo
     Return the checks that decide about this job's pay.
 
     In a pool all stand or fall together, so what was found in another job counts here; but not what
-    that job's own program said.
+    that job's own program said, nor what was forged on purpose.
     """
     is_own_rule = isinstance(proof.job.verify.comparison, ProgramRule)
-    return list_own_checks(proof, epoch) if is_own_rule else list(epoch.checks)
+    checks = list_own_checks(proof, epoch) if is_own_rule else epoch.checks
+    canaries = index_canaries(proof, epoch)
+    return [check for check in checks if check.attestation.body.receipt_hash not in canaries]
 
 
 # ---- payments ------------------------------------------------------------------------------

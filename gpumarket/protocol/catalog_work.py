@@ -184,6 +184,10 @@ gpumarket job describe JOB""",
 the job's own program calls a result different
 Nothing that this provider did for the job in this round is paid; other jobs' pay is not touched.
 gpumarket job describe JOB""",
+    """GM-7108 422 MARKET_FAILED none retry
+forged on purpose
+The coordinator's operator had its own provider forge this task of its own order, to test verifiers.
+gpumarket market verifiers""",
     """GM-7202 409 MARKET_FAILED verifier final
 a check was asked for too late
 The deadline of a check had passed when it was asked for.

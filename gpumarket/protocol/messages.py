@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from gpumarket.protocol.approvals import Approvals
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
+from gpumarket.protocol.canaries import CanaryNote
 from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.hardware import HardwareTask, OpenedRow
@@ -122,6 +123,8 @@ class UnitFinished(_Message, frozen=True, kw_only=True):
     lease_id: Hash32
     receipt: Signed[Receipt]
     duration_ms: U64
+    canary: Signed[CanaryNote] | None = None
+    """From the operator's own provider, where the result is forged to test verifiers."""
 
 
 class UnitFailed(_Message, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, Seal
+from gpumarket.protocol.canaries import CanaryOpening
 from gpumarket.protocol.chain_proof import ChainProof
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.ids import Address, Hash32
@@ -57,7 +58,9 @@ class EpochDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     epoch: U64
     work: tuple[ProviderWork, ...]
     verifiers: tuple[Signed[VerifierCard], ...] = ()
-    """Those connected at commitment, by address: the draw of verifiers is among these."""
+    """Those eligible at commitment, by address: the draw of verifiers is among these."""
+    canaries: Hash32
+    """Commitment to what is forged in it on purpose: of a salt alone where nothing is."""
 
 
 class CheckProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +89,8 @@ class EpochProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The opened results of the job's accepted units that were not sampled."""
     rejected_receipts: tuple[Hash32, ...]
     """Receipts of the job in this epoch that are not paid."""
+    canaries: CanaryOpening | None = None
+    """What opens the document's commitment to canaries."""
 
 
 class SettlementProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +133,7 @@ class ProofOfExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 def compute_epoch_root(document: EpochDocument) -> Hash32:
     """
-    Return the root a commitment carries: over what is said of each provider, then the verifiers.
+    Return the root a commitment carries: over what is said of each provider, then all the rest.
 
     It holds all of a document but the receipts, which are under the providers' own roots: so who
     has some of them only can still tell what was committed.
@@ -137,7 +142,9 @@ def compute_epoch_root(document: EpochDocument) -> Hash32:
         compute_content_hash((work.root.body, work.pools, work.stake, work.audited))
         for work in document.work
     ]
-    last = compute_content_hash((document.coordinator, document.epoch, document.verifiers))
+    last = compute_content_hash(
+        (document.coordinator, document.epoch, document.verifiers, document.canaries)
+    )
     return compute_root([*heads, last])
 
 

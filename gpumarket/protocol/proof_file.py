@@ -136,6 +136,7 @@ def _unpack_epoch(reader: _Reader, entry: EpochEntry) -> EpochProof:
         epoch=entry.epoch,
         work=tuple(work),
         verifiers=entry.verifiers,
+        canaries=_unpack_canaries(entry),
     )
     seed = compute_seed(
         chain_id=reader.file.domain.chain_id,
@@ -156,7 +157,17 @@ def _unpack_epoch(reader: _Reader, entry: EpochEntry) -> EpochProof:
         checks=tuple(checks),
         openings=tuple(openings),
         rejected_receipts=tuple(rejected),
+        canaries=entry.canaries,
     )
+
+
+def _unpack_canaries(entry: EpochEntry) -> Hash32:
+    opened, stated = entry.canaries, entry.canaries_hash
+    require(
+        (opened is None) == (stated is not None),
+        "an epoch's canaries are there opened and hashed, or neither",
+    )
+    return opened.compute_hash() if opened else stated or b""
 
 
 def _unpack_work(entry: WorkEntry, receipts: tuple[Signed[Receipt], ...]) -> ProviderWork:

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from gpumarket.protocol.canaries import CanaryOpening
 from gpumarket.protocol.chain_proof import ChainProof
 from gpumarket.protocol.ids import Address, Cid, Hash32, Signature
 from gpumarket.protocol.job import JobSpec
@@ -109,6 +110,9 @@ class EpochEntry(
     epoch: U64
     work: tuple[WorkEntry, ...]
     verifiers: tuple[Signed[VerifierCard], ...] = ()
+    canaries: CanaryOpening | None = None
+    canaries_hash: Hash32 | None = None
+    """Only where what gives it is not here."""
     nonces: bytes = b""
     header: bytes
     """RLP of the seed block's header."""

@@ -83,6 +83,9 @@ def _pack_epoch(writer: _Writer, epoch: EpochProof) -> EpochEntry:
         writer.checks.setdefault(check.opening.body.receipt_hash, []).append(check)
     writer.openings = {each.body.receipt_hash: each for each in epoch.openings}
     document = epoch.document
+    opened = epoch.canaries
+    if opened is not None and opened.compute_hash() != document.canaries:
+        raise InvalidInput("a proof opens other canaries than were committed to")
     work = tuple(_pack_work(writer, each) for each in document.work)
     if writer.checks or writer.openings or writer.rejected:
         raise InvalidInput("a proof has checks, openings or refusals without their receipts")
@@ -91,6 +94,8 @@ def _pack_epoch(writer: _Writer, epoch: EpochProof) -> EpochEntry:
         epoch=document.epoch,
         work=work,
         verifiers=document.verifiers,
+        canaries=epoch.canaries,
+        canaries_hash=document.canaries if epoch.canaries is None else None,
         nonces=epoch.nonces,
         header=epoch.header,
     )

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.audit_claims import make_claim
 from gpumarket.protocol.bills import make_bill
+from gpumarket.protocol.canaries import CanaryOpening
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.evidence import ChainEvidence
 from gpumarket.protocol.header import decode_header_untrusted, encode_header
@@ -169,6 +170,7 @@ class ProofMaker:
             epoch=index + 1,
             work=tuple(work),
             verifiers=tuple(cards),
+            canaries=self.open_canaries(index).compute_hash(),
         )
 
     def make_epoch(self, index: int, header: bytes) -> EpochProof:
@@ -211,7 +213,12 @@ class ProofMaker:
             checks=tuple(checks),
             openings=tuple(openings),
             rejected_receipts=tuple(rejected),
+            canaries=self.open_canaries(index),
         )
+
+    def open_canaries(self, index: int) -> CanaryOpening:
+        """Return what opens an epoch's commitment to canaries: there are none."""
+        return CanaryOpening(salt=make_hash(f"canary salt {index}"))
 
     def choose_verifiers(
         self, _seed: Hash32, _result: UnitResult, _receipt_hash: Hash32

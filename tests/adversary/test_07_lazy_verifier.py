@@ -6,8 +6,9 @@ random digest, copies the result once it is open, copies another verifier's seal
 everything a match, is refused, decides nothing and is paid nothing. So a guess loses unless it has
 less than two unknown bits. Under a rule with a tolerance a seal of anything can be called a match:
 the coordinator cannot see it, the audit remarks each, and a second verifier contradicts it where
-the result was forged; what would make it lose everywhere is a canary, and there are none yet. That
-it calls everything a mismatch is attack 9.
+the result was forged. What finds it without any fraud is a canary: it looks like every other check
+until the verdict is in, and who calls it a match is given no more checks. That it calls everything
+a mismatch is attack 9.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fractions import Fraction
 
 import pytest
 
+from coordinator.core.canaries import is_due
 from coordinator.core.effects import CloseSession
 from coordinator.core.events import MessageReceived
 from gpumarket.protocol import messages
@@ -157,6 +159,75 @@ def test_a_match_within_a_tolerance_that_nobody_computed_is_remarked_by_the_audi
 @pytest.fixture
 def everything_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpumarket.protocol.sampling.OVERLAP_PPM", PPM)
+
+
+# ---- canaries ------------------------------------------------------------------------------
+
+
+def play_with_canaries(rounds: int, **verifiers: PlayedVerifier) -> Market:
+    """Play jobs of alice's, and one of the operator's whenever a canary is due: a tenth."""
+    market = Market(
+        canary_providers=(P1,), canary_requesters=(make_address("operator"),), canary_ppm=100_000
+    )
+    market.chain = HonestChain()
+    market.join("provider-1", offer={"slots": UNITS}, canaries=frozenset({0}))
+    for verifier in verifiers.values():
+        market.verifiers[verifier.address] = verifier
+        market.join_verifier(verifier.name, card={"slots": 2 * UNITS})
+    spec = make_spec(units=UNITS, verify=change(FULL, comparison=NpyRule()))
+    for turn in range(rounds):
+        signer = "operator" if is_due(market.state) else "alice"
+        market.submit(spec, checks=4 * UNITS, signer=signer, nonce=make_hash(f"job {turn}"))
+        market.run(seconds_max=300)
+    return market
+
+
+def test_who_always_says_match_is_found_by_canaries_and_gets_no_more_checks() -> None:
+    market = play_with_canaries(30, lazy=AlwaysMatch("lazy"), honest=PlayedVerifier("verifier-1"))
+    lazy, honest = market.state.verifiers[LAZY], market.state.verifiers[HONEST]
+    assert lazy.missed_canaries >= 1 and lazy.found_canaries == 0
+    assert lazy.barred_until > market.now
+    assert honest.missed_canaries == 0 < honest.found_canaries
+    assert honest.barred_until == 0
+    found_in = max(
+        number
+        for number, epoch in market.state.epochs.items()
+        if LAZY in {check.verifier for check in epoch.checks.values()}
+    )
+    assert found_in < len(market.state.epochs) - 5
+    for number, epoch in market.state.epochs.items():
+        listed = {card.body.verifier for card in epoch.eligible}
+        assert (LAZY in listed) is (number <= found_in)
+    assert market.state.standings[P1].days[-1].forged == 0
+
+
+def test_an_honest_verifier_never_misses_one_whatever_it_is_given() -> None:
+    market = play_with_canaries(30, honest=PlayedVerifier("verifier-1"))
+    verifier, book = market.state.verifiers[HONEST], market.state.canaries
+    assert verifier.missed_canaries == 0
+    assert verifier.found_canaries == book.canaries > 3
+    # One more is ordered only once they are fewer than their share again.
+    assert book.canaries * PPM < 100_000 * book.checks + PPM
+
+
+def test_nothing_that_a_verifier_is_told_differs_for_a_canary() -> None:
+    asked = {}
+    for canaries in (frozenset[int](), frozenset({0})):
+        market = Market(canary_providers=(P1,), canary_requesters=(make_address("operator"),))
+        market.join("provider-1", offer={"slots": UNITS}, canaries=canaries)
+        market.join_verifier("verifier-1", card={"slots": 2 * UNITS})
+        spec = make_spec(units=UNITS, verify=change(FULL, comparison=NpyRule()))
+        market.submit(spec, checks=8, signer="operator")
+        play_until(market, lambda m: len(list_sent(m.todo, messages.CheckRequested)) == UNITS)
+        requests = list_sent(market.todo, messages.CheckRequested)
+        blank = {"receipt_hash": make_hash("any"), "deadline": 0}
+        asked[canaries] = sorted(
+            (change(each, **blank) for each in requests), key=lambda each: each.unit
+        )
+        (document,) = [epoch.document for epoch in market.state.epochs.values()]
+        assert document is not None and len(document.canaries) == 32
+    first, second = asked.values()
+    assert first == second
 
 
 # ---- what it is worth ----------------------------------------------------------------------

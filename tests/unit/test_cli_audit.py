@@ -143,7 +143,7 @@ def test_a_lie_exits_with_10_and_names_its_line(capsys, tmp_path):
     path = save(tmp_path / "lie", change(PROOF, settlements=(lied,)))
     code, out, _ = run(capsys, "verify", path, "--rpc", RPC, *FLAGS)
     assert code == 10
-    assert "11 FAIL  the batch on chain has other lanes" in out
+    assert "12 FAIL  the batch on chain has other lanes" in out
     assert "checks found a contradiction" in out
 
 

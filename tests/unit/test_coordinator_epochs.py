@@ -41,7 +41,9 @@ def say(market, message, sender):
 
 
 def draw_nonce(market, name="nonce"):
-    return market.post(events.NonceDrawn(at=market.now, epoch=1, nonce=make_hash(name)))
+    nonce, salt = make_hash(name), make_hash(f"salt {name}")
+    drawn = events.NonceDrawn(at=market.now, epoch=1, nonce=nonce, canary_salt=salt)
+    return market.post(drawn)
 
 
 def make_root(market, name, **changes):
