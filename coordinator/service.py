@@ -29,7 +29,7 @@ from gpumarket.adapters.state_proofs import StateProver
 from gpumarket.adapters.watch_service import WatchService
 from gpumarket.config import CoordinatorConfig
 from gpumarket.protocol.errors import ChainError, RemoteProtocolError
-from gpumarket.protocol.ids import Address
+from gpumarket.protocol.ids import Address, parse_address
 from gpumarket.protocol.messages import (
     Declined,
     LeaseProgress,
@@ -248,6 +248,13 @@ class _Gauges:
         self._unproven = metrics.gauge(
             "gpumarket_proofs_waiting", "Paid jobs of which no proof is kept yet."
         )
+        self._checks = metrics.gauge("gpumarket_checks_judged", "Checks that ended with a verdict.")
+        self._canaries = metrics.gauge(
+            "gpumarket_canary_checks", "Those of them that were of a result forged on purpose."
+        )
+        self._missed = metrics.gauge(
+            "gpumarket_missed_canaries", "Times that a verifier called one of these a match."
+        )
         self._ready.set(1)
 
     def update_proofs(self, archive: Archive) -> None:
@@ -269,6 +276,9 @@ class _Gauges:
             self._paused.labels(code=code).set(is_reason)
         for code, count in hall.refused.items():
             self._refused.labels(code=code).set(count)
+        self._checks.set(state.canaries.checks)
+        self._canaries.set(state.canaries.canaries)
+        self._missed.set(sum(each.missed_canaries for each in state.verifiers.values()))
 
 
 def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules) -> Settings:
@@ -288,4 +298,7 @@ def _make_settings(config: CoordinatorConfig, equipment: Equipment, rules: Rules
         post_margin_seconds=post_margin,
         settle_interval_seconds=patience.settle_interval_seconds,
         settle_jobs_max=patience.settle_jobs_max,
+        canary_providers=tuple(map(parse_address, patience.canary_providers)),
+        canary_requesters=tuple(map(parse_address, patience.canary_requesters)),
+        canary_ppm=patience.canary_ppm,
     )

@@ -85,6 +85,12 @@ class CoordinatorSettings(_Section, frozen=True, kw_only=True):
     settle_jobs_max: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
     proofs_bytes_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
     """What the kept proofs of ended jobs may take; then whole ones go first, and old ones."""
+    canary_providers: tuple[str, ...] = ()
+    """Addresses of the operator's own providers, which forge results to test verifiers."""
+    canary_requesters: tuple[str, ...] = ()
+    """Addresses whose orders they may forge; nobody else's."""
+    canary_ppm: Annotated[int, Meta(ge=0, le=1_000_000)] = 5_000
+    """Of a million checks, how many should be of a result forged on purpose."""
 
 
 class SimulatedDevice(_Section, frozen=True, kw_only=True):
@@ -106,6 +112,15 @@ class Cheat(_Section, frozen=True, kw_only=True):
     """Whether it offers its simulated devices as real ones."""
 
 
+class CanarySettings(_Section, frozen=True, kw_only=True):
+    """What an operator's own provider forges, so that verifiers that do not look are found."""
+
+    requesters: tuple[str, ...]
+    """Addresses whose orders these are: the operator's, named to its coordinator as well."""
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Of the tasks that they order."""
+
+
 class ProviderSettings(_Section, frozen=True, kw_only=True):
     """What a provider sells and at what price."""
 
@@ -121,6 +136,7 @@ class ProviderSettings(_Section, frozen=True, kw_only=True):
     emulate: dict[str, str] = {}
     """Makes the processor of a devnet's node compute as another one; refused elsewhere."""
     cheat: Cheat | None = None
+    canary: CanarySettings | None = None
 
 
 class VerifierSettings(_Section, frozen=True, kw_only=True):

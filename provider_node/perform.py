@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import trio
+from msgspec.structs import replace
 
 from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.execution import RunResult
@@ -20,9 +21,16 @@ from gpumarket.protocol.catalog import find_fault
 from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.ids import Address, Hash32, make_job_id
 from gpumarket.protocol.lease import Fault, LeaseOffer, Reason
-from gpumarket.protocol.messages import CheckpointTaken, Message, ResultsOpened, RootSigned
+from gpumarket.protocol.messages import (
+    CheckpointTaken,
+    Message,
+    ResultsOpened,
+    RootSigned,
+    UnitFinished,
+)
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import MS_PER_SECOND, Amount, format_size
+from provider_node.canary import Canary
 from provider_node.cheat import Forger
 from provider_node.core.effects import (
     CleanUp,
@@ -102,6 +110,7 @@ class World:
     note_phase: Callable[[str, float], None]
     """Told how many seconds a phase of a unit took."""
     forger: Forger | None = None
+    canary: Canary | None = None
     tasks: dict[Hash32, _Task] = field(default_factory=dict)
 
 
@@ -109,7 +118,7 @@ async def perform(effect: Effect, world: World) -> None:
     """Do one effect and post the event that answers it."""
     match effect:
         case SendMessage(coordinator=coordinator, message=message):
-            await world.link.send(coordinator, message)
+            await world.link.send(coordinator, await _add_note(message, world))
         case ReadFunds():
             await _read_funds(effect, world)
         case PrepareUnit(lease=lease):
@@ -236,6 +245,8 @@ async def _run(effect: RunUnit, world: World) -> Event:
             exit_code=min(max(0, result.exit_code), COUNT_MAX),
             log_tail=make_log_tail(result),
         )
+    if world.canary is not None and world.canary.picks(lease):
+        await _forge_on_purpose(lease, world.canary, world)
     if world.forger is not None:
         output = world.runner.find_output(name_run(lease.lease_id))
         await trio.to_thread.run_sync(world.forger.study, lease, output, result.wall_ms)
@@ -300,6 +311,27 @@ async def _forge(lease: LeaseOffer, forger: Forger, world: World) -> Event:
     # It lets the time pass that it will charge for: a claim of more would be refused.
     await trio.sleep(duration_ms / MS_PER_SECOND)
     return UnitRan(at=world.clock.now(), lease_id=lease.lease_id, duration_ms=duration_ms)
+
+
+async def _forge_on_purpose(lease: LeaseOffer, canary: Canary, world: World) -> None:
+    """Make an honest output wrong for the operator; the note of it goes with the receipt."""
+    name = name_run(lease.lease_id)
+    honest, _ = await world.runner.store(name)
+    output = world.runner.find_output(name)
+    is_forged = await trio.to_thread.run_sync(canary.forge, lease, output, honest)
+    world.log.info("a canary's turn", lease=lease.lease_id, unit=lease.unit, forged=is_forged)
+
+
+async def _add_note(message: Message, world: World) -> Message:
+    # In one message with the receipt: no crash and no new session can part the two.
+    if not isinstance(message, UnitFinished) or world.canary is None:
+        return message
+    note = await trio.to_thread.run_sync(
+        world.canary.make_note, message.lease_id, message.receipt.body
+    )
+    if note is None:
+        return message
+    return replace(message, canary=world.identity.key.sign(note, world.domain).as_signed())
 
 
 async def _report_progress(lease_id: Hash32, meter: ProgressMeter, world: World) -> None:
@@ -370,6 +402,8 @@ async def _clean_up(effect: CleanUp, world: World) -> None:
             is_output_kept=effect.is_output_kept,
             checkpoints=effect.checkpoints,
         )
+        if world.canary is not None and not effect.is_output_kept:
+            await trio.to_thread.run_sync(world.canary.forget, effect.lease_id)
     except (ContentError, OSError, shutil.Error) as error:
         # What stays is swept at the next start.
         world.log.warn("a lease was not cleaned up", lease=effect.lease_id, reason=str(error))

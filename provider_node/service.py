@@ -32,7 +32,7 @@ from gpumarket.config import ProviderConfig
 from gpumarket.protocol.approvals import Approval, Approvals
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.errors import ChainError, InvalidInput, RemoteProtocolError
-from gpumarket.protocol.ids import Address, Hash32, format_hex
+from gpumarket.protocol.ids import Address, Hash32, format_hex, parse_address
 from gpumarket.protocol.ledger import ROLE_VERIFIER
 from gpumarket.protocol.messages import (
     ApprovalsKept,
@@ -45,10 +45,11 @@ from gpumarket.protocol.messages import (
     Welcome,
 )
 from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, Offer
-from gpumarket.protocol.signing import Domain, Signed
+from gpumarket.protocol.signing import Domain, PrivateKey, Signed
 from gpumarket.protocol.units import PPM, parse_money, parse_size
 from gpumarket.runtime import Runtime
 from provider_node.api import URL_FILE, Figures, render_idleness, render_status
+from provider_node.canary import Canary
 from provider_node.cheat import Forger
 from provider_node.core.claims import list_claims, make_viewer
 from provider_node.core.decide import Provider
@@ -139,6 +140,19 @@ def make_forger(config: ProviderConfig, folder: Path) -> Forger | None:
     return Forger(share_ppm=round(cheat.forge_share * PPM), folder=folder / "patterns")
 
 
+def make_canary(config: ProviderConfig, key: PrivateKey, folder: Path) -> Canary | None:
+    """Make what forges for the operator's own orders, where the configuration asks for it."""
+    settings = config.provider.canary
+    if settings is None:
+        return None
+    return Canary(
+        key=key,
+        requesters=frozenset(map(parse_address, settings.requesters)),
+        share_ppm=round(settings.share * PPM),
+        folder=folder,
+    )
+
+
 class Service:
     """Joins the parts: what coordinators say becomes events, effects become deeds."""
 
@@ -189,6 +203,7 @@ class Service:
             log=equipment.log,
             note_phase=self._figures.note_phase,
             forger=make_forger(config, self._work),
+            canary=make_canary(config, identity.key, equipment.data_dir / "canaries"),
         )
         self._runtime: Runtime[Event, Effect] = Runtime(
             state=Provider(terms=self._terms),

@@ -13,6 +13,7 @@ from coordinator.api.archive import Archive
 from coordinator.api.views import (
     Json,
     list_tasks,
+    show_canaries,
     show_entry,
     show_epoch,
     show_funnel,
@@ -20,6 +21,7 @@ from coordinator.api.views import (
     show_pause,
     show_provider,
     show_relaxations,
+    show_verifier,
 )
 from coordinator.core.admission import NoProviderFits, check_submission, explain_demand
 from coordinator.core.events import JobCancelled, JobSubmitted, WorkAccepted
@@ -102,6 +104,16 @@ class Desk:
         if provider is None:
             raise InvalidInput(f"no provider {address} is in the book", code="GM-8005")
         return show_provider(state, provider)
+
+    def list_verifiers(self) -> list[Json]:
+        """Show every verifier in the book, those online first."""
+        state = self.read_state()
+        rows = [show_verifier(state, verifier) for verifier in state.verifiers.values()]
+        return sorted(rows, key=lambda row: (not row["online"], row["verifier"]))
+
+    def show_canaries(self) -> Json:
+        """Show the share of canaries among the checks, and those that are over."""
+        return show_canaries(self.read_state())
 
     def list_epochs(self) -> list[Json]:
         """Show all epochs, newest first."""

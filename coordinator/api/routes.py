@@ -53,6 +53,8 @@ def make_app(trio_side: TrioSide, desk: Desk) -> web.Application:
             web.get("/v1/offers", _list_offers),
             web.get("/v1/providers", _list_offers),
             web.get("/v1/providers/{address}", _show_provider),
+            web.get("/v1/verifiers", _list_verifiers),
+            web.get("/v1/canaries", _show_canaries),
             web.get("/v1/epochs", _list_epochs),
             web.post("/v1/quotes", _make_quote),
             web.post("/v1/content", _take_content),
@@ -119,6 +121,15 @@ async def _list_offers(request: web.Request) -> web.Response:
 async def _show_provider(request: web.Request) -> web.Response:
     address = request.match_info["address"]
     return answer_json(await _ask(request, request.app[DESK].show_provider, address))
+
+
+async def _list_verifiers(request: web.Request) -> web.Response:
+    rows = await _ask(request, request.app[DESK].list_verifiers)
+    return answer_json({"data": rows, "next": None})
+
+
+async def _show_canaries(request: web.Request) -> web.Response:
+    return answer_json(await _ask(request, request.app[DESK].show_canaries))
 
 
 async def _list_epochs(request: web.Request) -> web.Response:

@@ -6,14 +6,25 @@ from typing import Any
 
 from coordinator.api.answers import show_money, show_time
 from coordinator.core.batching import list_posted
+from coordinator.core.canaries import is_due, make_reveal
 from coordinator.core.epoch_state import Epoch
 from coordinator.core.hardware_checks import describe_hardware
-from coordinator.core.lifecycle import UnitState
+from coordinator.core.lifecycle import EpochState, UnitState
 from coordinator.core.matching import Funnel
 from coordinator.core.order_book import get_reputation, is_online
 from coordinator.core.reporting import describe_next
 from coordinator.core.settling import compute_money
-from coordinator.core.state import BatchRecord, Job, LogEntry, Pause, Provider, State, Unit
+from coordinator.core.state import (
+    BatchRecord,
+    Job,
+    LogEntry,
+    Pause,
+    Provider,
+    State,
+    Unit,
+    Verifier,
+)
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.lease import LeaseState, Reason
 from gpumarket.protocol.units import PPM
@@ -226,6 +237,61 @@ def show_provider(state: State, provider: Provider) -> Json:
         "stake": show_money(provider.stake),
         "expires_at": show_time(offer.expires_at),
         "hardware": show_reason(describe_hardware(state, provider)),
+    }
+
+
+def show_verifier(state: State, verifier: Verifier) -> Json:
+    """Show a verifier's card and what its word has been worth."""
+    card = verifier.card.body
+    is_barred = verifier.barred_until > state.now
+    return {
+        "verifier": format_hex(card.verifier),
+        "online": verifier.session > 0,
+        "slots": card.slots,
+        "price_per_check": show_money(card.price_per_check),
+        "stake": show_money(verifier.stake),
+        "found_canaries": verifier.found_canaries,
+        "missed_canaries": verifier.missed_canaries,
+        "barred_until": show_time(verifier.barred_until) if is_barred else None,
+    }
+
+
+def show_canaries(state: State) -> Json:
+    """Show the share of checks that were of results forged on purpose, and which these were."""
+    return {
+        "checks": state.canaries.checks,
+        "canaries": state.canaries.canaries,
+        "rate_ppm": state.settings.canary_ppm,
+        "is_due": is_due(state),
+        "epochs": [
+            _show_reveal(state, epoch)
+            for epoch in state.epochs.values()
+            if epoch.canaries and epoch.state is EpochState.CLOSED and epoch.seed is not None
+        ],
+    }
+
+
+def _show_reveal(state: State, epoch: Epoch) -> Json:
+    reveal = make_reveal(state, epoch)
+    return {
+        "epoch": epoch.number,
+        "salt": format_hex(reveal.opening.salt),
+        "notes": [
+            {
+                "provider": format_hex(note.signer),
+                "receipt": format_hex(note.body.receipt_hash),
+                "honest": note.body.honest,
+            }
+            for note in reveal.opening.notes
+        ],
+        "verdicts": [
+            {
+                "verifier": format_hex(word.signer),
+                "receipt": format_hex(word.body.receipt_hash),
+                "verdict": Verdict(word.body.verdict).name,
+            }
+            for word in reveal.words
+        ],
     }
 
 

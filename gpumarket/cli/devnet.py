@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpumarket.cli.output import Console, Outcome, command, show_money
+from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.units import parse_money
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def devnet() -> None:
 
 @command("devnet.up/1", name="up")
 @click.option("--cheat", is_flag=True, help="Let the third provider forge half of its results.")
+@click.option("--canary", is_flag=True, help="Let the third forge for us, to test the verifier.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where it lives; .gpumarket here.")
 @click.option(
     "--verifiers",
@@ -30,14 +32,24 @@ def devnet() -> None:
     show_default=True,
     help="From 3 on, a jury of them decides about a forged result.",
 )
-def up(console: Console, *, cheat: bool, verifiers: int, folder: Path | None) -> Outcome:
+def up(
+    console: Console, *, cheat: bool, canary: bool, verifiers: int, folder: Path | None
+) -> Outcome:
     """Start a chain, a coordinator, three providers and a verifier, each its own process."""
-    from gpumarket.testing.devnet import PROVIDERS, PROVIDERS_WITH_CHEAT, Devnet
+    from gpumarket.testing.devnet import (
+        PROVIDERS,
+        PROVIDERS_WITH_CANARY,
+        PROVIDERS_WITH_CHEAT,
+        Devnet,
+    )
 
     network = Devnet((folder or Path(".gpumarket")).resolve())
     began = time.monotonic()
     reporter = _Reporter(console)
+    if cheat and canary:
+        raise InvalidInput("--cheat and --canary exclude each other", code="GM-1001")
     profiles = PROVIDERS_WITH_CHEAT if cheat else PROVIDERS
+    profiles = PROVIDERS_WITH_CANARY if canary else profiles
     network.up(providers=profiles, verifiers=verifiers, report=reporter.report)
     seconds = time.monotonic() - began
     state = network.state

@@ -38,7 +38,7 @@ COMMANDS: Final[dict[str, _Place]] = {
     "stop": _Place("gpumarket.cli.job:cancel", "Cancel a job."),
     "offers": _Place("gpumarket.cli.market:offers", "List what providers offer now."),
     "job": _Place("gpumarket.cli.job:job", "Jobs: validate, plan, run, watch, fetch."),
-    "market": _Place("gpumarket.cli.market:market", "What is offered, by whom."),
+    "market": _Place("gpumarket.cli.market:market", "What is offered, by whom, who checks it."),
     "data": _Place("gpumarket.cli.data:data", "Content: add files, look at CIDs."),
     "wallet": _Place("gpumarket.cli.wallet:wallet", "Accounts, balances, escrow."),
     "audit": _Place("gpumarket.cli.audit:audit", "Check proofs without trusting anybody."),
@@ -51,7 +51,7 @@ COMMANDS: Final[dict[str, _Place]] = {
     "completion": _Place("gpumarket.cli.reference:completion", "Print shell completion."),
 }
 ROLE_COMMANDS: Final = {
-    "coordinator": "Run a coordinator.",
+    "coordinator": "Run a coordinator, test its verifiers.",
     "provider": "Run a provider node.",
     "verifier": "Run a verifier.",
 }

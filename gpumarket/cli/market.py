@@ -1,4 +1,4 @@
-"""`gpumarket market offers`: what can be bought now, from whom, at what price."""
+"""`gpumarket market`: what can be bought now, from whom, and who checks it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from gpumarket.protocol.gpu import DeviceNeed, normalize_model
 from gpumarket.protocol.units import Amount, format_size, parse_money
 
 OFFERS_SHOWN: Final = 50
+_CHECKERS: Final = ("VERIFIER", "USDC/CHECK", "STAKE", "FOUND", "MISSED", "STATE")
 _TITLES: Final = ("PROVIDER", "DEVICE", "VRAM", "USDC/H", "FREE", "REP", "ISOLATION", "COUNTRY")
 
 
 @click.group()
 def market() -> None:
-    """What is offered, by whom."""
+    """What is offered, by whom, and who checks it."""
 
 
 @command("market.offers/1", name="offers")
@@ -107,4 +108,32 @@ def _read_price(row: Mapping[str, Any]) -> Amount:
     return read_amount(row.get("price_per_device_hour"))
 
 
+@command("market.verifiers/1", name="verifiers")
+@click.option("--limit", type=click.IntRange(1, 1000), default=OFFERS_SHOWN, show_default=True)
+@click.option("-w", "--wide", is_flag=True, help="Addresses in full.")
+@with_connection
+def verifiers(_console: Console, *, connection: Connection, limit: int, wide: bool) -> Outcome:
+    """List who checks results, and what came of results forged on purpose."""
+    with make_client(connection) as client:
+        rows = client.verifiers()
+    shown = rows[:limit]
+    table = format_table(_CHECKERS, [_format_verifier(row, is_wide=wide) for row in shown])
+    text = f"{table}\nShown {len(shown)} of {len(rows)}."
+    return Outcome(shown, text if shown else "no verifier is in the book")
+
+
+def _format_verifier(row: Mapping[str, Any], *, is_wide: bool) -> tuple[str, ...]:
+    address, barred = str(row.get("verifier", "?")), row.get("barred_until")
+    state = "online" if row.get("online") else "away"
+    return (
+        address if is_wide else f"{address[:6]}…{address[-4:]}",
+        show_amount(row.get("price_per_check")),
+        show_amount(row.get("stake")),
+        str(row.get("found_canaries", "?")),
+        str(row.get("missed_canaries", "?")),
+        f"barred until {barred}" if barred else state,
+    )
+
+
 market.add_command(offers)
+market.add_command(verifiers)

@@ -128,6 +128,14 @@ class AsyncClient:
         """Return all providers the coordinator knows, with their reputation."""
         return read_rows(await self._transport.get("/v1/providers"), "providers")
 
+    async def verifiers(self) -> list[Json]:
+        """Return all verifiers the coordinator knows, with what their word has been worth."""
+        return read_rows(await self._transport.get("/v1/verifiers"), "verifiers")
+
+    async def canaries(self) -> Json:
+        """Return the share of results forged on purpose among the checks, and those revealed."""
+        return read_object(await self._transport.get("/v1/canaries"), "canaries")
+
     async def quote(self, spec: JobSpec) -> Json:
         """Return what the market says to a job now: funnel, offers, price, feasible."""
         answer = await self._transport.post("/v1/quotes", {"spec": _to_json(spec)})

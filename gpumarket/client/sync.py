@@ -106,6 +106,14 @@ class Client:
         """Return all providers the coordinator knows, with their reputation."""
         return self._wait(self._client.providers())
 
+    def verifiers(self) -> list[Json]:
+        """Return all verifiers the coordinator knows, with what their word has been worth."""
+        return self._wait(self._client.verifiers())
+
+    def canaries(self) -> Json:
+        """Return the share of results forged on purpose among the checks, and those revealed."""
+        return self._wait(self._client.canaries())
+
     def quote(self, spec: JobSpec) -> Json:
         """Return what the market says to a job now: funnel, offers, price, feasible."""
         return self._wait(self._client.quote(spec))

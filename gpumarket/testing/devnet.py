@@ -81,6 +81,8 @@ class ProviderProfile:
     name: str
     settings: str
     """The `[provider]` table in TOML."""
+    is_canary: bool = False
+    """Whether it is the coordinator's own, and forges what alice orders of it to test verifiers."""
 
 
 CPU_PROVIDER = ProviderProfile(
@@ -106,8 +108,10 @@ IMPOSTOR = ProviderProfile(
 CHEATING_PROVIDER = ProviderProfile(
     A100_PROVIDER.name, A100_PROVIDER.settings + "cheat = {forge_share = 0.5}\n"
 )
+CANARY_PROVIDER = ProviderProfile(A100_PROVIDER.name, A100_PROVIDER.settings, is_canary=True)
 PROVIDERS = (CPU_PROVIDER, RTX_PROVIDER, A100_PROVIDER)
 PROVIDERS_WITH_CHEAT = (CPU_PROVIDER, RTX_PROVIDER, CHEATING_PROVIDER)
+PROVIDERS_WITH_CANARY = (CPU_PROVIDER, RTX_PROVIDER, CANARY_PROVIDER)
 
 
 @dataclass(slots=True)
@@ -153,9 +157,10 @@ class Devnet:
             judges = ["verifier", *(f"verifier-{n}" for n in range(2, verifiers + 1))]
             roles = ["coordinator", *(p.name for p in providers), *judges]
             trio.run(self._prepare_money, roles, tell)
-            self._start_coordinator(tell)
+            self._start_coordinator(tell, [p.name for p in providers if p.is_canary])
             for profile in providers:
-                self._start_member(profile.name, "provider_node", profile.settings)
+                canary = self._make_canary_setting() if profile.is_canary else ""
+                self._start_member(profile.name, "provider_node", profile.settings + canary)
             for name in judges:
                 self._start_member(name, "verifier", 'price_per_check = "0.0002 USDC"\n')
             for name in roles[1:]:
@@ -241,9 +246,18 @@ class Devnet:
         # A job can read the host paths of its mounts: they must not tell who runs it.
         return self.folder / "data" / hashlib.sha256(role.encode()).hexdigest()[:8]
 
-    def _start_coordinator(self, tell: Report) -> None:
+    def _list_addresses(self, names: list[str]) -> str:
+        return json.dumps([self.state["accounts"][name]["address"] for name in names])
+
+    def _make_canary_setting(self) -> str:
+        return f"canary = {{requesters = {self._list_addresses([REQUESTER])}, share = 1.0}}\n"
+
+    def _start_coordinator(self, tell: Report, canaries: list[str]) -> None:
         # One epoch for a whole small job, so that its sample means something.
         tables = "[coordinator]\nepoch_seconds_max = 300\nsettle_interval_seconds = 1\n"
+        if canaries:
+            tables += f"canary_providers = {self._list_addresses(canaries)}\n"
+            tables += f"canary_requesters = {self._list_addresses([REQUESTER])}\n"
         path = self._write_config("coordinator", http_port=find_free_port(), tables=tables)
         self._spawn("coordinator", [sys.executable, "-m", "coordinator", "--config", str(path)])
         ready = self._wait_ready("coordinator")

@@ -63,6 +63,8 @@ class FakeCoordinator:
     events: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
     offers: list[dict[str, Any]] = field(default_factory=list)
+    verifiers: list[dict[str, Any]] = field(default_factory=list)
+    canaries: dict[str, Any] = field(default_factory=dict)
     refuse: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Problem to answer with, by path; `status` in it is the HTTP status."""
     quote: dict[str, Any] = field(default_factory=dict)
@@ -241,6 +243,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(fake.describe_self())
         elif path == "/v1/offers":
             self._send_json({"data": fake.offers, "next": None})
+        elif path == "/v1/verifiers":
+            self._send_json({"data": fake.verifiers, "next": None})
+        elif path == "/v1/canaries":
+            self._send_json(fake.canaries)
         elif path == "/v1/jobs":
             self._send_json({"data": list(fake.jobs.values()), "next": None})
         elif path.startswith("/v1/jobs/"):

@@ -38,6 +38,16 @@ OFFER = {
     "price_per_device_hour": make_amount(440_000),
     "reputation": 0.5,
 }
+VERIFIER = {
+    "verifier": "0x3c44cdddb6a900fa2b585dd299e03d12fa4293bc",
+    "online": True,
+    "slots": 1,
+    "price_per_check": make_amount(200),
+    "stake": make_amount(400_000_000),
+    "found_canaries": 2,
+    "missed_canaries": 1,
+    "barred_until": "2026-01-09T03:04:05Z",
+}
 EVENTS: list[dict[str, Any]] = [
     {"type": "submitted", "text": "signed and accepted"},
     {"type": "task.leased", "text": "leased", "task": 0},
@@ -56,7 +66,7 @@ EVENTS: list[dict[str, Any]] = [
 @pytest.fixture
 def market(fake: FakeCoordinator, devnet: Path, job_path: Path, tmp_path: Path) -> FakeCoordinator:
     """A devnet with an offer, events and one output."""
-    fake.offers = [OFFER]
+    fake.offers, fake.verifiers = [OFFER], [VERIFIER]
     fake.events = [
         {"id": number, "time": f"2026-01-02T03:04:{number:02}Z", **event}
         for number, event in enumerate(EVENTS, start=1)
@@ -117,6 +127,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "job-wait": ("job", "wait", "{job}"),
     "job-why": ("job", "why", "{job}"),
     "market-offers": ("market", "offers"),
+    "market-verifiers": ("market", "verifiers"),
     "ps": ("ps",),
     "version": ("version",),
     "wallet-address": ("wallet", "address"),

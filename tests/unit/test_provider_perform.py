@@ -26,9 +26,15 @@ from gpumarket.config import SimulatedDevice
 from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.job import Split
 from gpumarket.protocol.lease import LeaseOffer
-from gpumarket.protocol.messages import LeaseAccepted, Message, ResultsOpened, RootSigned
+from gpumarket.protocol.messages import (
+    LeaseAccepted,
+    Message,
+    ResultsOpened,
+    RootSigned,
+    UnitFinished,
+)
 from gpumarket.protocol.signing import verify
-from gpumarket.protocol.units import Amount
+from gpumarket.protocol.units import PPM, Amount
 from gpumarket.testing.factories import (
     DOMAIN,
     make_address,
@@ -39,8 +45,10 @@ from gpumarket.testing.factories import (
     make_output,
     make_provider_root,
     make_receipt,
+    make_result,
     make_spec,
 )
+from provider_node.canary import Canary
 from provider_node.cheat import Forger
 from provider_node.core.effects import (
     CleanUp,
@@ -95,6 +103,7 @@ class FakeRunner:
     stopped: list[str] = field(default_factory=list)
     cleaned: list[tuple[str, bool]] = field(default_factory=list)
     said: bytes = b""
+    writes: str = ""
 
     async def prepare(self, _job: Any, **_: Any) -> None:
         if self.error is not None:
@@ -108,6 +117,8 @@ class FakeRunner:
             await trio.sleep_forever()
         await trio.sleep(1)
         self.find_output(name).mkdir()
+        if self.writes:
+            (self.find_output(name) / "result.txt").write_text(self.writes)
         return self.result
 
     async def store(self, _name: str) -> tuple[str, int]:
@@ -431,3 +442,34 @@ def test_nvidia_devices_are_read_through_nvml(monkeypatch: pytest.MonkeyPatch) -
     assert (first.device_id, second.device_id) == ("GPU-0", "GPU-1")
     monkeypatch.setitem(sys.modules, "pynvml", make_fake_nvml(-1))
     assert detect_devices()[0].vendor == "cpu"
+
+
+# ---- forging for the operator --------------------------------------------------------------
+
+
+async def test_a_canary_is_run_first_then_forged_and_its_note_goes_with_the_receipt(
+    stage: Stage, tmp_path: Path, autojump_clock: Any
+) -> None:
+    stage.world.canary = Canary(
+        key=make_key("provider-1"),
+        requesters=frozenset({make_address("requester")}),
+        share_ppm=PPM,
+        folder=tmp_path / "canaries",
+    )
+    lease = make_lease_offer()
+    stage.runner.writes = "task 0"
+    await perform(RunUnit(lease=lease, device_ids=()), stage.world)
+    output = stage.runner.find_output(name_run(lease.lease_id))
+    assert len(stage.get(UnitRan)) == 1
+    assert (output / "result.txt").read_text() != "task 0"
+    receipt = make_receipt(make_result(lease.order.body))
+    signed = make_key("provider-1").sign(receipt, DOMAIN).as_signed()
+    finished = UnitFinished(lease_id=lease.lease_id, receipt=signed, duration_ms=1)
+    for _ in range(2):
+        await perform(SendMessage(coordinator=COORDINATOR, message=finished), stage.world)
+    (_, said), (_, again) = stage.link.sent
+    assert isinstance(said, UnitFinished) and said == again and said.canary is not None
+    assert verify(said.canary, DOMAIN).body.receipt_hash == receipt.compute_struct_hash()
+    await perform(CleanUp(lease_id=lease.lease_id, is_output_kept=False), stage.world)
+    await perform(SendMessage(coordinator=COORDINATOR, message=finished), stage.world)
+    assert stage.link.sent[-1][1] == finished, "what is over has no note any more"
