@@ -24,6 +24,7 @@ from gpumarket.testing.economics import (
     compute_gas_cost,
     usdc,
 )
+from gpumarket.testing.lazy_checks import LAZY_CHEATS, draw_canaries
 
 PAGE_SEED: Final = 1
 ROUNDS: Final = 2_000
@@ -269,6 +270,7 @@ CHEATS: Final = (
         profit=lambda s: cheats.guess(s, bits=cheats.LABEL_BITS),
         is_covered=False,
     ),
+    *LAZY_CHEATS,
     Cheat(
         name="trade with oneself for a reputation worth 1 USDC",
         who="anyone",
@@ -479,4 +481,5 @@ def draw_blocks(results: list[Result]) -> dict[str, list[str]]:
         "juries": list(draw_juries()),
         "cheats": list(draw_cheats(results)),
         "griefing": list(draw_griefing()),
+        "canaries": list(draw_canaries()),
     }

@@ -105,6 +105,12 @@ class Market:
     """From an order to the batch that pays it."""
     interest_ppm: int = 100_000
     """A year's price of money that is locked."""
+    canary_ppm: int = 5_000
+    """Checks of results that the coordinator's operator forged on purpose."""
+    checks_a_day: int = 300
+    """What one verifier is given."""
+    bar_days: int = 7
+    """How long it is given none once it missed a canary."""
 
     @property
     def epoch_pay(self) -> int:
