@@ -17,6 +17,7 @@ import msgspec
 from gpumarket.checkpointing import adapt_policy, resolve_checkpoint
 from gpumarket.jobfile import InvalidJobFile, JobFile, Mistake
 from gpumarket.protocol.comparison import (
+    CALIBRATIONS,
     DECIMAL_FIELDS,
     OWN_PATH,
     RULES,
@@ -458,6 +459,8 @@ def _resolve_comparison(entry: str | Mapping[str, Any]) -> Comparison:
     decimals = {key: to_decimal_text(fields[key]) for key in fields.keys() & DECIMAL_FIELDS}
     if "calibration" in fields:
         fields["calibration"] = fields["calibration"].removeprefix(_IPFS_SCHEME)
+    elif name in CALIBRATIONS and not decimals:
+        fields["calibration"] = CALIBRATIONS[name]
     values = {"rule": name, **fields, **decimals}
     try:
         comparison: Comparison = msgspec.convert(values, Comparison)

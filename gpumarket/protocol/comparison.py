@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from gpumarket.protocol.ids import Cid, ShortText
+from gpumarket.protocol.ids import Cid, Hash32, ShortText
 from gpumarket.protocol.signing import Document
 from gpumarket.protocol.units import U64, ShareInPpm
 
@@ -166,9 +166,11 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How far runs are from each other in one of the rule's quantities."""
 
     what: ShortText
-    """`honest` between the classes, or the cheat that was tried."""
-    quantity: Literal["rtol", "tau"]
-    """What the rule's tolerance would have to be to let the run pass."""
+    """`honest`, or the cheat that was tried."""
+    pair: tuple[ShortText, ShortText]
+    """The class that judged, and the one that was judged, each one of the document's."""
+    quantity: Literal["rtol", "tau", "margin_max", "distance_max"]
+    """What of the rule would have to be this value to let the run pass."""
     samples: U64
     quantiles: tuple[Quantile, ...]
 
@@ -184,3 +186,14 @@ class Calibration(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     noise: tuple[Noise, ...]
     software: dict[ShortText, ShortText]
     """Version by name."""
+    digests: dict[ShortText, Hash32]
+    """SHA-256 of the programs, models and libraries that were run, by name."""
+
+
+_TENSORS = "bafyreige5jwrwr6gflyw6dw7may56kfvdxvm4dlp63a4onqzcirrycy77m"
+CALIBRATIONS: Mapping[str, Cid] = {
+    "npy": _TENSORS,
+    "safetensors": _TENSORS,
+    "llm": "bafyreidt52yuyzaz6kxay5o4cfqa2xic4rmkseo7ztjsr2odcro2n3hohi",
+}
+"""What the default tolerances rest on, by rule: documents of docs/measurements/calibration."""

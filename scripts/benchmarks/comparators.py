@@ -28,10 +28,9 @@ from gpumarket.comparing.folder import compare_outputs
 from gpumarket.comparing.tensor_files import decode_safetensors_untrusted
 from gpumarket.comparing.tensors import Norm
 from gpumarket.protocol.attestation import Verdict
-from gpumarket.protocol.cids import Codec, compute_cid, format_cid
-from gpumarket.protocol.codec import encode_document
-from gpumarket.protocol.comparison import Calibration, Noise, Quantile, SafetensorsRule
+from gpumarket.protocol.comparison import Calibration, SafetensorsRule
 from scripts.benchmarks import Figures
+from scripts.benchmarks.calibration import digest_software, make_noise, name_blas
 from scripts.benchmarks.figures import compute_quantile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -63,13 +62,8 @@ INFERENCE_CHEATS: Final = ("matrices in float16", "weights kept in bfloat16", "w
 
 def run(rounds: int) -> Figures:
     """Measure so many seeds in every class and with every cheat; print and return the quantiles."""
-    print(
-        f"software     numpy {np.__version__}, Python {platform.python_version()}, {_name_blas()}"
-    )
-    found: dict[str, list[float]] = {}
-    for seed in range(rounds):
-        for name, value in measure_seed(seed):
-            found.setdefault(name, []).append(value)
+    print(f"software     numpy {np.__version__}, Python {platform.python_version()}, {name_blas()}")
+    found = measure(rounds)
     figures: dict[str, Mapping[str, float | int]] = {}
     columns = " ".join(f"{name:>9}" for name in ("least", "median", "99 %", "most"))
     print(f"{'tolerance that would be needed':<48}  {columns}")
@@ -78,10 +72,16 @@ def run(rounds: int) -> Figures:
         figures[name] = {**row, "least": min(values), "n": len(values)}
         numbers = " ".join(f"{value:9.2e}" for value in (min(values), *row.values()))
         print(f"{name:<48}  {numbers}")
-    calibration = make_calibration(found)
-    cid = format_cid(compute_cid(encode_document(calibration), Codec.DAG_CBOR))
-    print(f"calibration  {cid}")
     return figures
+
+
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Return each quantity that would be needed, by what was compared, for so many seeds."""
+    found: dict[str, list[float]] = {}
+    for seed in range(rounds):
+        for name, value in measure_seed(seed):
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def measure_seed(seed: int) -> Iterator[tuple[str, float]]:
@@ -148,32 +148,27 @@ def compute_needed_tau(own: Path, theirs: Path) -> float:
 
 def make_calibration(found: Mapping[str, Sequence[float]]) -> Calibration:
     """Make the document that a rule may name."""
+    first = next(iter(CLASSES))
+    noise = []
+    for name, values in found.items():
+        what, _, quantity = name.rpartition(": ")
+        kind = what.removeprefix("honest, ")
+        noise.append(
+            make_noise(
+                "honest" if kind != what else what,
+                (first, kind if kind in CLASSES else first),
+                "tau" if quantity == "tau" else "rtol",
+                values,
+            )
+        )
+    work = [ROOT / "scripts/benchmarks/comparator_work.py", ROOT / "gpumarket/comparing/tensors.py"]
     return Calibration(
         rule=RULE,
         classes=tuple(CLASSES),
-        noise=tuple(
-            Noise(
-                what=name.rpartition(": ")[0],
-                quantity="tau" if name.endswith("tau") else "rtol",
-                samples=len(values),
-                quantiles=tuple(
-                    Quantile(share_ppm=share, value=_round(compute_quantile(values, share / 1e6)))
-                    for share in SHARES_PPM
-                ),
-            )
-            for name, values in found.items()
-        ),
-        software={"numpy": np.__version__, "blas": _name_blas()},
+        noise=tuple(noise),
+        software={"numpy": np.__version__, "blas": name_blas()},
+        digests=digest_software(work),
     )
-
-
-def _round(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3e}".replace("e+0", "e").replace("e-0", "e-")
-
-
-def _name_blas() -> str:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{blas['name']} {blas['version']}"
 
 
 def _plain_env() -> dict[str, str]:

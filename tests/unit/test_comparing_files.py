@@ -365,6 +365,7 @@ def test_a_comparator_that_says_nothing_or_too_much_is_quoted_shortly() -> None:
 def test_a_calibration_is_a_document_that_comes_back() -> None:
     noise = Noise(
         what="honest",
+        pair=("AVX2, 1 thread", "SSE, 1 thread"),
         quantity="tau",
         samples=40,
         quantiles=(Quantile(share_ppm=1_000_000, value="0.0000021"),),
@@ -374,6 +375,7 @@ def test_a_calibration_is_a_document_that_comes_back() -> None:
         classes=("AVX2, 1 thread", "SSE, 1 thread"),
         noise=(noise,),
         software={"numpy": "2.4.6"},
+        digests={"lm.py": b"x" * 32},
     )
     assert decode_document_untrusted(encode_document(calibration), Calibration) == calibration
 

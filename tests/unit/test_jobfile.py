@@ -15,6 +15,7 @@ from gpumarket.jobfile import (
     parse_job_text,
 )
 from gpumarket.protocol.comparison import (
+    CALIBRATIONS,
     RULES,
     BytesRule,
     Comparison,
@@ -389,7 +390,13 @@ def read_rule(text: str) -> Comparison:
     [
         ("bytes", BytesRule()),
         ("{files: '*'}", BytesRule()),
-        ("{as: npy}", NpyRule()),
+        ("{as: npy}", NpyRule(calibration=CALIBRATIONS["npy"])),
+        ("{as: npy, base: texts}", NpyRule(base="texts", calibration=CALIBRATIONS["npy"])),
+        (
+            "{as: llm, command: [replay], exact_in_class: false}",
+            LlmRule(command=("replay",), exact_in_class=False, calibration=CALIBRATIONS["llm"]),
+        ),
+        (f"{{as: npy, calibration: 'ipfs://{CID}'}}", NpyRule(calibration=CID)),
         ("{as: npy, files: '*.npy', rtol: 0.001}", NpyRule(rtol="0.001")),
         ("{as: npy, rtol: 1e-3, max_mismatch: 0}", NpyRule(rtol="0.001", max_mismatch="0")),
         (
