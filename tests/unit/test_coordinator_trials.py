@@ -13,7 +13,7 @@ from coordinator.api.proofs import make_proof
 from coordinator.core import effects, events
 from coordinator.core.epoch_state import Trial
 from coordinator.core.judging import DIFFERENT, FORGED
-from coordinator.core.lifecycle import JobState, TrialOutcome, TrialState
+from coordinator.core.lifecycle import CheckState, JobState, TrialOutcome, TrialState
 from coordinator.core.state import Job
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Verdict
@@ -43,9 +43,10 @@ def play(
     seconds: int = 30,
     until: Callable[[Market], object] | None = None,
     jobs: int = 1,
+    settings: dict[str, Any] | None = None,
 ) -> tuple[Market, Job]:
     """Play a job of which everything is checked; a second provider does it right."""
-    market = Market()
+    market = Market(**(settings or {}))
     market.chain = HonestChain()
     market.join("provider-1", offer={"slots": jobs * UNITS}, forges=forges)
     for name in names:
@@ -153,6 +154,40 @@ def test_a_juror_seals_before_it_is_shown_the_result_and_knows_its_case():
         market.perform(market.todo.pop(0)) if market.todo else market.deliver(market.inbox.pop(0))
     # Who had checked it before has said its word already.
     assert len(asked) == 3 and {message.case for message in asked} == {1}
+    assert {message.deadline for message in asked} == {market.now + RESPONSE_SECONDS}
+
+
+def test_a_juror_that_says_everything_twice_is_heard_once():
+    market, _ = play(forges=frozenset({1}), until=list_trials)
+    (trial,) = list_trials(market)
+    play_until(market, lambda _: trial.votes)
+    (message,) = list_sent(market.todo, messages.CheckRequested)[:1]
+    juror = market.verifiers[trial.votes[0].verifier]
+    for said in (juror.seal(message), juror.seal(message)):
+        market.post(events.MessageReceived(at=market.now, sender=juror.address, message=said))
+    assert trial.votes[0].state is CheckState.SHOWN
+    market.run(seconds_max=20)
+    assert trial.outcome is TrialOutcome.CONVICTED and market.closed == []
+
+
+def test_a_refused_step_is_tried_again_and_does_not_end_the_case():
+    market, _ = play(forges=frozenset({1}), until=list_trials)
+    (trial,) = list_trials(market)
+    play_until(market, lambda _: trial.state is TrialState.VOTING)
+    name = trial.receipt_hash
+    market.post(events.CaseRefused(at=market.now, receipt_hash=name, is_final=True, text="no"))
+    assert trial.outcome is TrialOutcome.OPEN and name in market.state.trials
+
+
+def test_a_case_outlives_the_memory_of_its_job():
+    market, job = play(forges=frozenset({1}), settings={"jobs_kept_max": 0})
+    (trial,) = list_trials(market)
+    assert job.state is JobState.SETTLED and trial.state is TrialState.DECIDED
+    market.run(seconds_max=RESPONSE_SECONDS + 10)
+    assert trial.state is TrialState.CLOSED and market.state.trials == {}
+    again = market.submit(make_spec(name="again", units=1, verify=FULL), checks=4)
+    market.run(seconds_max=30)
+    assert again.state is JobState.SETTLED and job.order_hash not in market.state.jobs
 
 
 # ---- what an audit says of it --------------------------------------------------------------
