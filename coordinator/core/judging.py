@@ -210,7 +210,7 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
     if found is None or found[1].state is not CheckState.SHOWN:
         return []
     epoch, check = found
-    verdict = check_verdict(state, check, attestation.body, message.evidence)
+    verdict = check_verdict(state, check, attestation.body, evidence=message.evidence)
     check.attestation, check.evidence, check.verdict = (
         message.attestation,
         message.evidence,
@@ -230,7 +230,7 @@ def take_verdict(state: State, sender: Address, message: messages.CheckDone) -> 
 
 
 def check_verdict(
-    state: State, check: Check, attestation: Attestation, evidence: Evidence
+    state: State, check: Check, attestation: Attestation, *, evidence: Evidence
 ) -> Verdict:
     """Return what a check or a juror says; raise `RemoteProtocolError` where it cannot say that."""
     own, lease = evidence.own, state.leases[check.lease_id]

@@ -230,7 +230,7 @@ def take_vote(state: State, sender: Address, message: messages.CheckDone) -> lis
     if found is None or vote is None or vote.state is not CheckState.SHOWN:
         return []
     epoch, trial = found
-    vote.verdict = check_verdict(state, vote, attestation.body, message.evidence)
+    vote.verdict = check_verdict(state, vote, attestation.body, evidence=message.evidence)
     vote.attestation, vote.evidence = message.attestation, message.evidence
     move_check(vote, CheckState.DONE)
     publish = PublishDocument(data=encode_document(message.evidence))

@@ -53,7 +53,9 @@ def test_a_forger_is_convicted_by_a_jury_and_slashed_and_the_job_is_done_by_othe
     assert market.download(job_id) == expect_results(TASKS)
     assert market.address(CHEAT) not in {task["provider"] for task in market.tasks(job_id)}
 
-    wait_for(lambda: find_event(market, job_id, "task.case-closed"), "the case to close", 2 * PATIENCE)
+    wait_for(
+        lambda: find_event(market, job_id, "task.case-closed"), "the case to close", 2 * PATIENCE
+    )
     (closed,) = market.read_facts("CaseClosed")
     assert closed.args["verdict"] == Verdict.MISMATCH
     assert closed.args["provider"] == parse_address(market.address(CHEAT))
