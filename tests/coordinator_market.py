@@ -76,6 +76,7 @@ class PlayedProvider:
     forges: frozenset[int] = frozenset()
     canaries: frozenset[int] = frozenset()
     """Tasks of `operator` that it forges on purpose, with a note, the first time it gets them."""
+    operator: str = "operator"
     fails: Reason | None = None
     is_silent: bool = False
     declines: bool = False
@@ -101,7 +102,7 @@ class PlayedProvider:
     def run(self, lease: LeaseOffer, now: Timestamp) -> messages.UnitFinished:
         """Do a leased unit; a forged one has another output."""
         self.leases[lease.lease_id] = lease
-        is_ours = lease.order.body.requester == make_address("operator")
+        is_ours = lease.order.body.requester == make_address(self.operator)
         is_canary = is_ours and lease.unit in self.canaries and lease.attempt == 0
         forged = " forged" if is_canary or lease.unit in self.forges else ""
         result = UnitResult(
@@ -131,6 +132,7 @@ class PlayedProvider:
         )
         self.results[lease.lease_id] = result
         self.receipts[lease.lease_id] = receipt
+        self.notes.pop(lease.lease_id, None)
         if is_canary:
             note = CanaryNote(
                 receipt_hash=receipt.compute_struct_hash(),

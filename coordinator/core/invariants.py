@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
+from coordinator.core.canaries import is_set_aside, open_canaries
 from coordinator.core.epoch_state import Epoch
 from coordinator.core.lifecycle import (
     CheckState,
@@ -51,6 +52,7 @@ def check_state(state: State) -> None:
         *_check_batches(state),
         *_check_timers(state),
         *_check_unheard(state),
+        *_check_canaries(state),
     ]
     if problems:
         raise LocalProtocolError("; ".join(problems))
@@ -217,7 +219,8 @@ def _has_passed(state: State, lease: Lease) -> bool:
     own = [check for check in checks if check.lease_id == lease.lease_id]
     is_undecided = bool(own) and not any(is_proven_right(epoch, check) for check in own)
     is_clean = is_clear(state, epoch, pool) and all(check.verdict for check in checks)
-    return epoch.seed is not None and pool.is_cleared and is_clean and not is_undecided
+    is_sound = is_clean and not is_undecided and not is_set_aside(epoch, lease)
+    return epoch.seed is not None and pool.is_cleared and is_sound
 
 
 def _check_leases(state: State) -> Iterator[str]:
@@ -344,3 +347,20 @@ def _check_unheard(state: State) -> Iterator[str]:
             yield "a word for a provider has another's name"
         if approval.receipt not in receipts:
             yield "a word is kept for a receipt that is forgotten"
+
+
+def _check_canaries(state: State) -> Iterator[str]:
+    for lease_id in state.canaries.notes:
+        lease = state.leases.get(lease_id)
+        if lease is not None and lease.receipt is None:
+            yield "a lease without a receipt is noted as a canary"
+    # A result goes into a second epoch only where the first one had no seed.
+    seeded = [name for epoch in state.epochs.values() if epoch.seed for name in epoch.canaries]
+    if len(seeded) != len(set(seeded)):
+        yield "a canary is in two epochs"
+    for epoch in state.epochs.values():
+        if (
+            epoch.document is not None
+            and epoch.document.canaries != open_canaries(epoch).compute_hash()
+        ):
+            yield f"epoch {epoch.number} was committed with other canaries than it has"

@@ -32,6 +32,8 @@ REQUESTERS = ("requester-1", "requester-2", "requester-3")
 PICK = st.integers(min_value=0, max_value=50)
 HONEST: dict[str, Any] = {
     "forges": frozenset(),
+    "canaries": frozenset(),
+    "operator": REQUESTERS[0],
     "fails": None,
     "opens": True,
     "signs_roots": True,
@@ -44,6 +46,7 @@ CHEATS = st.sampled_from(
         {"forges": frozenset({2, 3, 7})},
         {"forges": frozenset({0, 4, 5})},
         {"forges": frozenset(range(9))},
+        {"canaries": frozenset({0, 2, 3, 5})},
         {"fails": make_reason()},
         {"fails": make_reason(code="GM-5201", fault="provider")},
         {"opens": False},
@@ -58,6 +61,8 @@ TWO_DAYS = 2 * 86_400
 CHAIN_CALLS = (effects.CommitEpoch, effects.FixSeed, effects.PostBatch)
 SETTINGS: dict[str, Any] = {
     "epoch_seconds": 20, "grace_seconds": 10, "settle_interval_seconds": 30,
+    "canary_providers": tuple(map(make_address, PROVIDERS)),
+    "canary_requesters": (make_address(REQUESTERS[0]),),
 }  # fmt: skip
 SEEN: Counter[str] = Counter()
 """What came about at least once: rules that never meet prove nothing."""
@@ -365,6 +370,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 assert job.reason is not None
         assert not market.state.open_epochs and not market.state.pool
         self.note_what_was_seen()
+        SEEN["a canary"] += market.state.canaries.canaries
+        assert not any(each.missed_canaries for each in market.state.verifiers.values())
         assert not market.state.open_batches and not market.state.due
         spent = sum(compute_money(market.state, j).spent for j in market.state.jobs.values())
         assert sum(market.chain.sum_paid().values()) == spent
@@ -392,6 +399,6 @@ class TestCoordinatorMachine(CoordinatorMachine.TestCase):  # type: ignore[misc,
     def tearDownClass(cls) -> None:
         missing = {
             "two jobs of two requesters", "two jobs of one requester", "refused for good",
-            "an escrow too small", "a pause with bills in the pool",
+            "an escrow too small", "a pause with bills in the pool", "a canary",
         } - {name for name, count in SEEN.items() if count}  # fmt: skip
         assert not missing, f"the machine never met: {sorted(missing)}"
