@@ -24,4 +24,5 @@ def load_compiled() -> Compiled:
     return Compiled(
         settlement=read_contract(load_artifact("Settlement")),
         disputes=read_contract(load_artifact("Disputes")),
+        jury=read_contract(load_artifact("Jury")),
     )

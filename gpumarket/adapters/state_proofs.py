@@ -100,9 +100,8 @@ class StateProver:
             )
         except LinkFault as error:
             raise _make_error(error.message) from error
-        contract = proof.domain.contract
         anchors = [
-            await self._read_anchor(plan, headers[plan.block], contract, claim.disputes)
+            await self._read_anchor(plan, headers[plan.block], proof.domain.contract, claim)
             for plan in plans
         ]
         chain = ChainProof(
@@ -202,15 +201,11 @@ class StateProver:
         return ContractClaim(**values)
 
     async def _read_anchor(
-        self, plan: Reads, header: bytes, contract: Address, disputes: Address
+        self, plan: Reads, header: bytes, contract: Address, claim: ContractClaim
     ) -> Anchor:
         state_root = decode_header_untrusted(header).state_root
-        wanted = {
-            contract: plan.settlement,
-            disputes: plan.disputes,
-            HISTORY: plan.history_slots,
-        }
-        addresses = plan.list_accounts(contract, disputes)
+        wanted = plan.list_accounts(contract, claim)
+        addresses = [*wanted]
         found = {each: await self._prove(each, wanted[each], plan.block) for each in addresses}
         try:
             accounts = select_nodes(
@@ -231,7 +226,8 @@ class StateProver:
             header=header,
             accounts=accounts,
             settlement=slots.get(contract, ()),
-            disputes=slots.get(disputes, ()),
+            disputes=slots.get(claim.disputes, ()),
+            jury=slots.get(claim.jury, ()),
             history=slots.get(HISTORY, ()),
         )
 

@@ -11,6 +11,7 @@ from gpumarket.protocol.anchoring import (
     LinkFault,
     ProvenState,
     Slots,
+    list_accused,
     list_own_lanes,
     list_own_work_lines,
     list_parties,
@@ -19,6 +20,7 @@ from gpumarket.protocol.anchoring import (
     read_parties_untrusted,
     read_states_untrusted,
 )
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.chain_proof import BatchClaim, ChainProof
 from gpumarket.protocol.errors import GpuMarketError, RemoteProtocolError
 from gpumarket.protocol.evidence import (
@@ -112,6 +114,7 @@ def _derive(
             block = commits[epoch.committer, epoch.sequence].block
             parties.setdefault(block, {}).update(_derive_parties(proof, epoch, words, slots))
     voided, disputed = _derive_lanes(proof, newest, slots)
+    acquitted, undecided = _derive_trials(proof, newest, slots)
     return ChainEvidence(
         chain_id=proof.domain.chain_id,
         contract=proof.domain.contract,
@@ -123,6 +126,8 @@ def _derive(
         verifier_stakes=stakes,
         voided=voided,
         settled_directly=_derive_directs(proof, newest, slots),
+        acquitted=acquitted,
+        undecided=undecided,
         unclear_stakes=unclear,
         disputed=disputed,
         parties=parties,
@@ -138,7 +143,7 @@ def _describe(
 ) -> Anchoring:
     newest = max(states)
     known = len(states) + 2 * len(chain.commits)
-    count = sum(len(s.settlement) + len(s.disputes) for s in states.values())
+    count = sum(len(s.settlement) + len(s.disputes) + len(s.jury) for s in states.values())
     return Anchoring(
         links=f"{known} headers hang on block {newest} with the trusted hash "
         f"{format_hex(hashes[newest])[:10]}…",
@@ -318,6 +323,21 @@ def _derive_lanes(
             elif variable.read("aside", word) or variable.read("open", word):
                 disputed.add(name)
     return frozenset(voided), frozenset(disputed)
+
+
+def _derive_trials(
+    proof: ProofOfExecution, newest: ProvenState, slots: Slots
+) -> tuple[frozenset[Hash32], frozenset[Hash32]]:
+    variable = slots.compiled.jury.storage["_trials"]
+    acquitted, undecided = set(), set()
+    for receipt_hash in list_accused(proof):
+        word = (newest.jury[slots.find_trial(receipt_hash)],)
+        verdict = variable.read("verdict", word)
+        if verdict == Verdict.MATCH:
+            acquitted.add(receipt_hash)
+        elif not verdict and variable.read("id", word):
+            undecided.add(receipt_hash)
+    return frozenset(acquitted), frozenset(undecided)
 
 
 def _derive_directs(

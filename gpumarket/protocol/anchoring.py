@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.chain_proof import Anchor, ChainProof
 from gpumarket.protocol.contract_code import (
     CompiledContract,
-    compute_disputes_code_hash,
+    ContractClaim,
+    compute_judge_code_hash,
     compute_settlement_code_hash,
 )
 from gpumarket.protocol.errors import RemoteProtocolError
@@ -40,6 +42,7 @@ class Compiled:
 
     settlement: CompiledContract
     disputes: CompiledContract
+    jury: CompiledContract
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Reads:
     block: int
     settlement: tuple[Hash32, ...]
     disputes: tuple[Hash32, ...]
+    jury: tuple[Hash32, ...]
     history: tuple[int, ...]
     """Numbers of the blocks whose hashes are read."""
 
@@ -57,10 +61,17 @@ class Reads:
         """Where the history contract keeps these hashes."""
         return tuple(encode_uint(number % HISTORY_WINDOW) for number in self.history)
 
-    def list_accounts(self, settlement: Address, disputes: Address) -> list[Address]:
-        """Return the accounts that are read."""
-        wanted = ((settlement, self.settlement), (disputes, self.disputes), (HISTORY, self.history))
-        return [address for address, slots in wanted if slots]
+    def list_accounts(
+        self, contract: Address, claim: ContractClaim
+    ) -> dict[Address, tuple[Hash32, ...]]:
+        """Return the accounts that are read, in their order, and the slots of each."""
+        wanted = (
+            (contract, self.settlement),
+            (claim.disputes, self.disputes),
+            (claim.jury, self.jury),
+            (HISTORY, self.history_slots),
+        )
+        return {address: slots for address, slots in wanted if slots}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class ProvenState:
     header: Header
     settlement: Mapping[Hash32, int]
     disputes: Mapping[Hash32, int]
+    jury: Mapping[Hash32, int]
 
     def read_settlement(self, slot: Hash32, words: int = 1) -> tuple[int, ...]:
         """Return a struct's words."""
@@ -123,6 +135,10 @@ class Slots:
         variable = self.compiled.disputes.storage["_settled"]
         return variable.find_slot(order_hash, encode_uint(line))
 
+    def find_trial(self, receipt_hash: Hash32) -> Hash32:
+        """Return the slot of what a jury decided about a receipt that no batch had paid."""
+        return self.compiled.jury.storage["_trials"].find_slot(receipt_hash)
+
 
 OPERATOR_WORDS: Final = 2
 """Words of an operator's record that are read: payout, role and time; then the stake."""
@@ -155,6 +171,18 @@ def list_verifiers(proof: ProofOfExecution, proven: Sequence[bool]) -> list[Addr
         cards = {card.body.verifier for card in epoch.document.verifiers} if is_proven else set()
         found |= {check.seal.signer for check in epoch.checks} - cards
     return sorted(found)
+
+
+def list_accused(proof: ProofOfExecution) -> list[Hash32]:
+    """Return the receipts that a verifier called false: who is paid for one had a jury."""
+    return sorted(
+        {
+            check.attestation.body.receipt_hash
+            for epoch in proof.epochs
+            for check in epoch.checks
+            if check.attestation.body.verdict == Verdict.MISMATCH
+        }
+    )
 
 
 def list_own_lanes(proof: ProofOfExecution, batch: Batch) -> list[int]:
@@ -210,11 +238,13 @@ def plan_reads(
         if not place:
             settlement = [*_list_newest_slots(proof, slots, proven), *settlement]
         disputes = _list_dispute_slots(proof, slots, time) if not place else []
+        trials = [slots.find_trial(each) for each in list_accused(proof)] if not place else []
         plans.append(
             Reads(
                 block=number,
                 settlement=tuple(dict.fromkeys(settlement)),
                 disputes=tuple(dict.fromkeys(disputes)),
+                jury=tuple(trials),
                 history=tuple(history.get(number, ())),
             )
         )
@@ -363,32 +393,31 @@ def _read_state(
     plan: Reads,
     hashes: dict[int, Hash32],
 ) -> ProvenState:
-    contract, disputes = proof.domain.contract, chain.contract.disputes
-    addresses = plan.list_accounts(contract, disputes)
-    accounts = dict(
-        zip(
-            addresses,
-            read_accounts_untrusted(header.state_root, addresses, anchor.accounts),
-            strict=True,
-        )
-    )
+    contract, claim = proof.domain.contract, chain.contract
+    wanted = plan.list_accounts(contract, claim)
+    found = read_accounts_untrusted(header.state_root, [*wanted], anchor.accounts)
+    accounts = dict(zip(wanted, found, strict=True))
     _check_code(proof, chain, compiled, accounts)
-    words = []
-    for address, slots, nodes in (
-        (contract, plan.settlement, anchor.settlement),
-        (disputes, plan.disputes, anchor.disputes),
-        (HISTORY, plan.history_slots, anchor.history),
+    words: dict[Address, dict[Hash32, int]] = {}
+    for address, nodes in (
+        (contract, anchor.settlement),
+        (claim.disputes, anchor.disputes),
+        (claim.jury, anchor.jury),
+        (HISTORY, anchor.history),
     ):
+        slots = wanted.get(address, ())
         if not slots and nodes:
             raise RemoteProtocolError("trie nodes of an account that is not read")
         root = accounts[address].storage_root if slots else b""
-        words.append(read_slots_untrusted(root, slots, nodes) if slots else ())
-    for number, word in zip(plan.history, words[2], strict=True):
-        hashes[number] = encode_uint(word)
+        values = read_slots_untrusted(root, slots, nodes) if slots else ()
+        words[address] = dict(zip(slots, values, strict=True))
+    for number, slot in zip(plan.history, plan.history_slots, strict=True):
+        hashes[number] = encode_uint(words[HISTORY][slot])
     return ProvenState(
         header=header,
-        settlement=dict(zip(plan.settlement, words[0], strict=True)),
-        disputes=dict(zip(plan.disputes, words[1], strict=True)),
+        settlement=words[contract],
+        disputes=words[claim.disputes],
+        jury=words[claim.jury],
     )
 
 
@@ -407,7 +436,10 @@ def _check_code(
                 f"the code at {format_hex(domain.contract)} is not the settlement contract of "
                 f"chain {domain.chain_id} with these parameters"
             )
-    found = accounts.get(claim.disputes)
-    if found is not None:
-        if found.code_hash != compute_disputes_code_hash(compiled.disputes, domain):
-            raise RemoteProtocolError("the code of the disputes contract is another")
+    for address, judge, name in (
+        (claim.disputes, compiled.disputes, "disputes"),
+        (claim.jury, compiled.jury, "jury"),
+    ):
+        found = accounts.get(address)
+        if found is not None and found.code_hash != compute_judge_code_hash(judge, domain):
+            raise RemoteProtocolError(f"the code of the {name} contract is another")

@@ -25,9 +25,10 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     header: bytes
     accounts: tuple[bytes, ...]
-    """Of the settlement contract, its disputes and the history contract, those that are read."""
+    """Of the settlement contract, its disputes, its jury and the history contract: who is read."""
     settlement: tuple[bytes, ...] = ()
     disputes: tuple[bytes, ...] = ()
+    jury: tuple[bytes, ...] = ()
     history: tuple[bytes, ...] = ()
 
 

@@ -127,8 +127,8 @@ def compute_settlement_code_hash(
     return _compute_code_hash(compiled, words)
 
 
-def compute_disputes_code_hash(compiled: CompiledContract, domain: Domain) -> Hash32:
-    """Return the code hash of the judge of challenges that belongs to a settlement contract."""
+def compute_judge_code_hash(compiled: CompiledContract, domain: Domain) -> Hash32:
+    """Return the code hash of the disputes or the jury that belongs to a settlement contract."""
     return _compute_code_hash(compiled, {"_SETTLEMENT": encode_address(domain.contract)})
 
 

@@ -190,6 +190,8 @@ class ChainEvidence:
 
     acquitted: frozenset[Hash32] | None = None
     """Receipts that a jury called right; None where it is not known."""
+    undecided: frozenset[Hash32] = frozenset()
+    """Those of which a jury had no verdict yet, or one that was appealed."""
 
     unclear_stakes: frozenset[Address] = frozenset()
     """Verifiers that the state shows to have left, or come back, since a commitment."""
@@ -212,6 +214,11 @@ class ChainEvidence:
             raise MissingEvidence(
                 "a result is paid that a verifier called false: whether a jury called it right an "
                 "audit with --rpc can say"
+            )
+        if receipt_hash in self.undecided:
+            raise MissingEvidence(
+                "a result is paid that a verifier called false, and whose jury had not decided in "
+                "the proven state"
             )
         return receipt_hash in self.acquitted
 
