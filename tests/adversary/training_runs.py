@@ -105,9 +105,10 @@ class Run:
 
     def replay(self, drawn: Iterable[int]) -> dict[int, Checkpoint]:
         """Return what drawn segments end with when they are done from where they say they start."""
-        for index in sorted({0, *drawn} if 1 in drawn else {*drawn}):
+        ends = sorted({0, *drawn} if 1 in drawn else {*drawn})
+        for index in ends:
             if index not in self.replayed:
                 start = self.checkpoints[index - 1] if index > 1 else None
                 steps = SEGMENT_STEPS if index else 0
                 self.replayed[index] = self.lab.train(start, steps)
-        return self.replayed
+        return {index: self.replayed[index] for index in ends}

@@ -1,8 +1,9 @@
-"""A fake coordinator, a job with a real image archive, and an account, for client and CLI tests."""
+"""What several files use: a fake coordinator, a job with an image, an account, training runs."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,11 @@ from gpumarket.client.wallet import Account, Signer
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.signing import PrivateKey
 from gpumarket.testing.fake_coordinator import CONTRACT, FakeCoordinator
+
+if TYPE_CHECKING:
+    # Only two files want them, and numpy takes a while.
+    from scripts.benchmarks.training_lab import Checkpoint, Lab
+    from tests.adversary.training_runs import Run
 
 TEST_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 """The first key of the development mnemonic: public."""
@@ -104,3 +110,29 @@ def devnet(
     for key in ("URL", "RPC_URL", "CHAIN_ID", "CONTRACT", "ACCOUNT", "KEYSTORE", "PASSWORD_FILE"):
         monkeypatch.delenv(f"GPUMARKET_{key}", raising=False)
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained() -> "Iterator[tuple[Lab, list[Checkpoint]]]":
+    """Train the example with numpy, honestly; also gives where it was done."""
+    from scripts.benchmarks.training_lab import open_lab
+
+    with open_lab("numpy", {}) as lab:
+        yield lab, lab.train_honestly()
+
+
+@pytest.fixture
+def honest_run(trained: "tuple[Lab, list[Checkpoint]]") -> "Run":
+    from tests.adversary.training_runs import Run
+
+    return Run(*trained)
+
+
+@pytest.fixture
+def stale_run(trained: "tuple[Lab, list[Checkpoint]]") -> "Run":
+    """Show the checkpoint before segment 3 again at its end."""
+    from scripts.benchmarks.training_spoofs import keep_stale
+    from tests.adversary.training_runs import Run
+
+    lab, honest = trained
+    return Run(lab, keep_stale(lab, honest, 3))

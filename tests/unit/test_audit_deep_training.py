@@ -16,17 +16,10 @@ from gpumarket.protocol.proof import ProofOfExecution
 from gpumarket.protocol.training import SegmentAudit
 from gpumarket.testing.factories import change
 from gpumarket.testing.proofs import make_settled_job
-from tests.adversary.training_runs import (
-    CLASS,
-    PROVIDER,
-    Checkpoint,
-    Run,
-    keep_stale,
-    train_honestly,
-)
+from scripts.benchmarks.training_lab import Checkpoint
+from tests.adversary.training_runs import CLASS, PROVIDER, Run
 
 DRAWN = (1, 3)
-HONEST = train_honestly()
 
 
 def shelve(folder: Path, made: Path) -> Cid:
@@ -80,16 +73,17 @@ def make_proof(folder: Path, run: Run, *, verdict: Verdict) -> ProofOfExecution:
         (False, Verdict.MATCH, AuditVerdict.FAIL),
     ],
 )
-def test_a_verdict_on_segments_must_follow_from_them(tmp_path, is_honest, verdict, expected):
-    run = Run(list(HONEST)) if is_honest else keep_stale(HONEST, 3, "numpy")
-    proof = make_proof(tmp_path, run, verdict=verdict)
+def test_a_verdict_on_segments_must_follow_from_them(
+    tmp_path, honest_run, stale_run, is_honest, verdict, expected
+):
+    proof = make_proof(tmp_path, honest_run if is_honest else stale_run, verdict=verdict)
     assert list_missing(proof, tmp_path, is_run=False) == []
     check = recheck_outputs(proof, tmp_path)
     assert check.verdict is expected, check
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
-    proof = make_proof(tmp_path, Run(list(HONEST)), verdict=Verdict.MATCH)
+def test_a_missing_checkpoint_is_named(tmp_path, honest_run):
+    proof = make_proof(tmp_path, honest_run, verdict=Verdict.MATCH)
     segments = proof.epochs[0].checks[0].evidence.segments
     assert segments is not None
     missing = segments.states[3].folder

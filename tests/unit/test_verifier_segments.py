@@ -36,7 +36,7 @@ from gpumarket.testing.factories import (
     make_spec,
     sign,
 )
-from tests.adversary.training_runs import CLASS, PROVIDER, Run, keep_stale, train_honestly
+from tests.adversary.training_runs import CLASS, PROVIDER, Run
 from verifier.core.decide import Verifier
 from verifier.core.effects import CompareOutputs, ReplayUnit, SendAttestation
 from verifier.core.events import (
@@ -162,7 +162,6 @@ async def test_a_segment_that_does_not_reach_its_end_stops_the_replay(tmp_path, 
 
 # ---- comparing -----------------------------------------------------------------------------
 
-HONEST = train_honestly()
 COMPARED = (1, 3)
 
 
@@ -234,27 +233,26 @@ async def compare(scene: Scene) -> tuple[Verdict, str]:
     return outcome.verdict, outcome.sentence
 
 
-async def test_honest_segments_are_a_match_and_only_their_ends_are_fetched(tmp_path):
-    scene = make_scene(tmp_path, Run(list(HONEST)))
+async def test_honest_segments_are_a_match_and_only_their_ends_are_fetched(tmp_path, honest_run):
+    scene = make_scene(tmp_path, honest_run)
     assert await compare(scene) == (Verdict.MATCH, "segments 1, 3 of 6: equal byte by byte")
     assert scene.content.fetched == [scene.states[index].folder for index in (0, 1, 2, 3)]
 
 
-async def test_a_segment_that_was_not_trained_is_a_mismatch(tmp_path):
-    verdict, sentence = await compare(make_scene(tmp_path, keep_stale(HONEST, 3, "numpy")))
+async def test_a_segment_that_was_not_trained_is_a_mismatch(tmp_path, stale_run):
+    verdict, sentence = await compare(make_scene(tmp_path, stale_run))
     assert (verdict, "segment 3 of 6" in sentence) == (Verdict.MISMATCH, True)
 
 
-async def test_a_false_segment_of_an_earlier_provider_blames_nobody(tmp_path):
-    run = keep_stale(HONEST, 3, "numpy")
-    run.said = {index: {"provider": make_address("earlier")} for index in range(4)}
-    verdict, sentence = await compare(make_scene(tmp_path, run))
+async def test_a_false_segment_of_an_earlier_provider_blames_nobody(tmp_path, stale_run):
+    stale_run.said = {index: {"provider": make_address("earlier")} for index in range(4)}
+    verdict, sentence = await compare(make_scene(tmp_path, stale_run))
     assert (verdict, "earlier provider" in sentence) == (Verdict.INCONCLUSIVE, True)
 
 
 @pytest.mark.parametrize("index", [0, 2, 3])
-async def test_a_checkpoint_that_nobody_has_proves_nothing(tmp_path, index):
-    scene = make_scene(tmp_path, Run(list(HONEST)))
+async def test_a_checkpoint_that_nobody_has_proves_nothing(tmp_path, honest_run, index):
+    scene = make_scene(tmp_path, honest_run)
     del scene.content.folders[scene.states[index].folder]
     verdict, sentence = await compare(scene)
     assert verdict is Verdict.INCONCLUSIVE
@@ -262,16 +260,16 @@ async def test_a_checkpoint_that_nobody_has_proves_nothing(tmp_path, index):
     assert "nobody has it" in sentence
 
 
-async def test_an_own_end_that_is_missing_proves_nothing(tmp_path):
-    scene = make_scene(tmp_path, Run(list(HONEST)))
+async def test_an_own_end_that_is_missing_proves_nothing(tmp_path, honest_run):
+    scene = make_scene(tmp_path, honest_run)
     shutil.rmtree(tmp_path / "ends/3")
     verdict, sentence = await compare(scene)
     assert (verdict, "could not be compared" in sentence) == (Verdict.INCONCLUSIVE, True)
 
 
 @pytest.mark.parametrize("part", ["segments", "plan"])
-async def test_a_task_without_segments_is_not_compared_as_one(tmp_path, part):
-    scene = make_scene(tmp_path, Run(list(HONEST)))
+async def test_a_task_without_segments_is_not_compared_as_one(tmp_path, honest_run, part):
+    scene = make_scene(tmp_path, honest_run)
     request = change(scene.effect.request, job=make_spec())
     other: dict[str, Any] = {"segments": None} if part == "segments" else {"request": request}
     scene = replace(scene, effect=change(scene.effect, **other))
