@@ -88,10 +88,13 @@ class Archive:
         GM-3007 is raised if it must be anchored. Raises `InvalidInput` where nothing is known.
         """
         job = self._find_job(name)
-        async with self._turn:
-            if isinstance(job, Job):
-                return await self._give_known(job, is_compact=is_compact, must_anchor=must_anchor)
-            data = await self._read(job, is_compact=is_compact, is_bare=not must_anchor)
+        if isinstance(job, Job):
+            kept = await self._read(job.order_hash, is_compact=is_compact)
+            # Who gets what is kept does not wait for what is made.
+            return kept or await self._give_known(
+                job, is_compact=is_compact, must_anchor=must_anchor
+            )
+        data = await self._read(job, is_compact=is_compact, is_bare=not must_anchor)
         if data is None:
             raise InvalidInput(
                 f"this proof of {make_job_id(job)} is no longer here",
@@ -112,21 +115,22 @@ class Archive:
             return found[0]
 
     async def _give_known(self, job: Job, *, is_compact: bool, must_anchor: bool) -> bytes:
-        kept = await self._read(job.order_hash, is_compact=is_compact)
-        if kept is not None:
-            return kept
-        proof = await self._make(job, is_compact=is_compact)
-        if not proof.settlements and not must_anchor:
-            return await _encode(proof)
-        try:
-            data = await self._anchor(job, proof)
-        except ChainError:
-            if must_anchor:
-                raise
-            return await _encode(proof)
-        if is_final(self.read_state(), job):
-            with suppress(ContentError):  # it is made again, as long as the node knows the state
-                await self._keep(job.order_hash, data, "compact" if is_compact else "whole")
+        async with self._turn:
+            kept = await self._read(job.order_hash, is_compact=is_compact)
+            if kept is not None:
+                return kept
+            proof = await self._make(job, is_compact=is_compact)
+            if not proof.settlements and not must_anchor:
+                return await _encode(proof)
+            try:
+                data = await self._anchor(job, proof)
+            except ChainError:
+                if must_anchor:
+                    raise
+                return await _encode(proof)
+            if is_final(self.read_state(), job):
+                with suppress(ContentError):  # it is made again, while the node knows the state
+                    await self._keep(job.order_hash, data, "compact" if is_compact else "whole")
         return data
 
     async def _make(self, job: Job, *, is_compact: bool) -> ProofOfExecution:

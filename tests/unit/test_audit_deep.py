@@ -19,16 +19,19 @@ from gpumarket.comparing.rechecking import (
     list_sampled,
     report_runs,
 )
+from gpumarket.comparing.segments import judge_segments
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.car import encode_car
 from gpumarket.protocol.cids import format_cid, parse_cid
 from gpumarket.protocol.comparison import LlmRule, ProgramRule
-from gpumarket.protocol.errors import ContentError
+from gpumarket.protocol.errors import ContentError, InvalidInput
 from gpumarket.protocol.evidence import AuditVerdict, Check
 from gpumarket.protocol.ids import Cid
 from gpumarket.protocol.proof import ProofOfExecution
+from gpumarket.protocol.training import SegmentAudit
 from gpumarket.protocol.unixfs import Block
-from gpumarket.testing.factories import change, make_cid, make_hash
+from gpumarket.testing.chains import make_plan, make_states
+from gpumarket.testing.factories import change, make_address, make_cid, make_hash
 from gpumarket.testing.stored_outputs import settle, write_output
 
 PASS, FAIL, INCOMPLETE = AuditVerdict.PASS, AuditVerdict.FAIL, AuditVerdict.INCOMPLETE
@@ -258,3 +261,18 @@ def test_what_could_not_be_run_is_said(tmp_path):
     sampled = list_sampled(settle(tmp_path))
     assert {each.is_accepted for each in sampled} == {True, False}
     assert all(each.stated <= {MATCH, MISMATCH} for each in sampled)
+
+
+@pytest.mark.parametrize("drawn", [(0,), (6,), (2**32 - 1,), (1, 9)])
+def test_segments_that_a_chain_does_not_have_decide_nothing(drawn):
+    plan = make_plan()
+    audit = SegmentAudit(states=make_states(plan, start=make_hash("start")), drawn=drawn)
+    with pytest.raises(InvalidInput, match="segments were drawn that the chain does not have"):
+        judge_segments(
+            audit,
+            own={},
+            theirs={},
+            own_class=make_hash("class"),
+            provider=make_address("provider"),
+            tolerance=plan.tolerance,
+        )
