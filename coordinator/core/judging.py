@@ -8,7 +8,7 @@ is no work.
 
 from __future__ import annotations
 
-from coordinator.core.canaries import SET_ASIDE, is_canary, is_set_aside
+from coordinator.core.canaries import SET_ASIDE, is_set_aside
 from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
 from coordinator.core.epoch_state import Check, Epoch, Part, Pool, move_check, move_part
 from coordinator.core.epochs import close_epoch
@@ -345,9 +345,7 @@ def _judge_order(
             effects += reject_lease(state, lease, _make_gone(lease))
         else:
             _accept(state, part, lease)
-    matched = [
-        check for check in checks if check.verdict is Verdict.MATCH and not is_canary(epoch, check)
-    ]
+    matched = [check for check in checks if check.verdict is Verdict.MATCH]
     words = [(state.leases[c.lease_id], c.attestation) for c in matched if c.attestation]
     effects += relay_matches(state, words)
     accepted = sum(lease.state is LeaseState.ACCEPTED for lease in leases)

@@ -195,6 +195,12 @@ def test_a_note_that_somebody_else_signed_is_none() -> None:
     expect(audit_committed(note), "canaries", "of no result of its provider in this epoch")
 
 
+def test_a_note_under_somebody_elses_name_is_none() -> None:
+    rejected = get_proof().epochs[0].rejected_receipts[0]
+    note = change(make_note(rejected, signer="provider-2"), signer=P1)
+    expect(audit_committed(note), "canaries", "the signature of a CanaryNote is not by")
+
+
 def test_a_canary_is_never_paid_as_work() -> None:
     notes = [make_note(each) for each in find_receipts(0)]
     expect(audit_committed(*sort_notes(notes)), "canaries", "forged on purpose is paid")
