@@ -41,6 +41,7 @@ def up(
         PROVIDERS_WITH_CANARY,
         PROVIDERS_WITH_CHEAT,
         Devnet,
+        list_verifiers,
     )
 
     network = Devnet((folder or Path(".gpumarket")).resolve())
@@ -50,7 +51,7 @@ def up(
         raise InvalidInput("--cheat and --canary exclude each other", code="GM-1001")
     profiles = PROVIDERS_WITH_CHEAT if cheat else PROVIDERS
     profiles = PROVIDERS_WITH_CANARY if canary else profiles
-    network.up(providers=profiles, verifiers=verifiers, report=reporter.report)
+    network.up(providers=profiles, verifiers=list_verifiers(verifiers), report=reporter.report)
     seconds = time.monotonic() - began
     state = network.state
     logs = _show_path(state["logs"])

@@ -85,6 +85,15 @@ class ProviderProfile:
     """Whether it is the coordinator's own, and forges what alice orders of it to test verifiers."""
 
 
+@dataclass(frozen=True, slots=True)
+class VerifierProfile:
+    """One verifier of the devnet; its name begins with `verifier`."""
+
+    name: str = "verifier"
+    settings: str = ""
+    """More of the `[verifier]` table in TOML."""
+
+
 CPU_PROVIDER = ProviderProfile(
     "provider-1",
     'price_per_device_hour = "0.30 USDC"\nregion = "SE"\nslots = 1\n',
@@ -114,6 +123,12 @@ PROVIDERS_WITH_CHEAT = (CPU_PROVIDER, RTX_PROVIDER, CHEATING_PROVIDER)
 PROVIDERS_WITH_CANARY = (CPU_PROVIDER, RTX_PROVIDER, CANARY_PROVIDER)
 
 
+def list_verifiers(count: int) -> tuple[VerifierProfile, ...]:
+    """Return so many verifiers, all alike."""
+    names = ("verifier", *(f"verifier-{number}" for number in range(2, count + 1)))
+    return tuple(VerifierProfile(name) for name in names)
+
+
 @dataclass(slots=True)
 class Devnet:
     """One market's processes, started and stopped by name; its folder is its memory."""
@@ -139,7 +154,7 @@ class Devnet:
         self,
         *,
         providers: tuple[ProviderProfile, ...] = PROVIDERS,
-        verifiers: int = 1,
+        verifiers: tuple[VerifierProfile, ...] = (VerifierProfile(),),
         report: Report | None = None,
     ) -> None:
         """Start everything and return when the coordinator sees all of it."""
@@ -154,19 +169,19 @@ class Devnet:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         try:
             self._start_chain(tell)
-            judges = ["verifier", *(f"verifier-{n}" for n in range(2, verifiers + 1))]
-            roles = ["coordinator", *(p.name for p in providers), *judges]
+            roles = ["coordinator", *(p.name for p in providers), *(v.name for v in verifiers)]
             trio.run(self._prepare_money, roles, tell)
             self._start_coordinator(tell, [p.name for p in providers if p.is_canary])
             for profile in providers:
                 canary = self._make_canary_setting() if profile.is_canary else ""
                 self._start_member(profile.name, "provider_node", profile.settings + canary)
-            for name in judges:
-                self._start_member(name, "verifier", 'price_per_check = "0.0002 USDC"\n')
+            for judge in verifiers:
+                price = 'price_per_check = "0.0002 USDC"\n'
+                self._start_member(judge.name, "verifier", price + judge.settings)
             for name in roles[1:]:
                 ready = self._wait_ready(name)
                 tell(name, f"{format_short(parse_address(ready['account']))}  {ready['summary']}")
-            self._wait_members(len(providers), verifiers)
+            self._wait_members(len(providers), len(verifiers))
         except BaseException:
             self.down()
             raise

@@ -21,12 +21,16 @@ def job_image_fixture() -> Path:
 def market_fixture(
     request: pytest.FixtureRequest, job_image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Market]:
-    """A market with three providers; a module that sets `DEVNET_FLAGS` has it otherwise."""
+    """A market with three providers; `DEVNET_FLAGS` or `DEVNET_MEMBERS` of a module change that."""
     assert job_image.is_file()
     failed = request.session.testsfailed
     market = Market(tmp_path_factory.mktemp(request.module.__name__.rpartition(".")[2]))
     try:
-        market.start(*getattr(request.module, "DEVNET_FLAGS", ()))
+        members = getattr(request.module, "DEVNET_MEMBERS", None)
+        if members is None:
+            market.start(*getattr(request.module, "DEVNET_FLAGS", ()))
+        else:
+            market.start_with(*members)
         yield market
     finally:
         if request.session.testsfailed > failed:

@@ -27,7 +27,7 @@ from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import parse_address
 from gpumarket.protocol.proof import ProofOfExecution
 from gpumarket.protocol.proof_file import decode_proof_untrusted
-from gpumarket.testing.devnet import STATE_FOLDER, Devnet
+from gpumarket.testing.devnet import STATE_FOLDER, Devnet, ProviderProfile, VerifierProfile
 from tests.job_image import IMAGE_FOLDER, ROOT
 from tests.patience import PATIENCE
 
@@ -101,6 +101,18 @@ class Market:
         """Start the devnet by its command and send the job image to it once."""
         answer = self.run("devnet", "up", *flags)
         assert answer.exit == 0, answer.stderr
+        self._attach()
+
+    def start_with(
+        self, providers: Sequence[ProviderProfile], verifiers: Sequence[VerifierProfile]
+    ) -> None:
+        """Start a devnet of members that its command does not know."""
+        Devnet(self.folder / STATE_FOLDER).up(
+            providers=tuple(providers), verifiers=tuple(verifiers)
+        )
+        self._attach()
+
+    def _attach(self) -> None:
         self._devnet = Devnet.open(self.folder / STATE_FOLDER)
         connection = find_connection(env={}, folder=self.folder)
         self._client = Client(connection=connection)
@@ -295,7 +307,8 @@ class Market:
 
     def list_containers(self, *roles: str) -> list[str]:
         """List the containers of roles, of all roles of this market if none is named."""
-        names = roles or (*PROVIDERS, "verifier")
+        members = set(self.devnet.state["accounts"]) - {"alice", "coordinator"}
+        names = roles or sorted(members)
         return list_containers([self.address(name).removeprefix("0x") for name in names])
 
     def check_paid_once(self, job: Json, before: Money) -> None:
