@@ -35,14 +35,15 @@ def check_canaries(proof: ProofOfExecution, _evidence: ChainEvidence) -> Finding
             require(not (is_missed and is_paid), "a check that missed a canary is paid")
             missed += is_missed
             found += attestation.verdict == Verdict.MISMATCH
-    said = f", {found} verdicts found one and {missed} did not" if found + missed else ""
-    return Finding(
-        f"{total} results were forged on purpose to test verifiers, each noted before the seed"
-        f"{said}; none of them is paid",
-        f"the notes of {closed} epochs are not shown, so nothing counts as forged on purpose there"
-        if closed
-        else "",
-    )
+    text = "nothing was forged on purpose to test verifiers"
+    if total:
+        text = (
+            f"{total} results were forged on purpose to test verifiers, each noted before the seed"
+        )
+        text += f", {found} verdicts found one and {missed} did not" if found + missed else ""
+        text += "; none of them is paid"
+    closed_text = f"the notes of {closed} epochs are not shown, so nothing counts as such there"
+    return Finding(text, closed_text if closed else "")
 
 
 def index_canaries(proof: ProofOfExecution, epoch: EpochProof) -> dict[Hash32, Signed[CanaryNote]]:
