@@ -255,6 +255,9 @@ class _Gauges:
         self._missed = metrics.gauge(
             "gpumarket_missed_canaries", "Times that a verifier called one of these a match."
         )
+        self._cases = metrics.gauge(
+            "gpumarket_cases_open", "Results before a jury whose case is not closed on chain."
+        )
         self._ready.set(1)
 
     def update_proofs(self, archive: Archive) -> None:
@@ -265,6 +268,7 @@ class _Gauges:
 
     def update(self, state: CoordinatorState, hall: MemberHall) -> None:
         """Read everything anew."""
+        self._cases.set(len(state.trials))
         roles = Counter(type(member.hello).__name__ for member in hall.members.values())
         self._members.labels(role="provider").set(roles["ProviderHello"])
         self._members.labels(role="verifier").set(roles["VerifierHello"])

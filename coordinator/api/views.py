@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.api.answers import show_money, show_time
 from coordinator.core.batching import list_posted
 from coordinator.core.canaries import is_due, make_reveal
-from coordinator.core.epoch_state import Epoch
+from coordinator.core.epoch_state import Epoch, Trial
 from coordinator.core.hardware_checks import describe_hardware
 from coordinator.core.lifecycle import EpochState, UnitState
 from coordinator.core.matching import Funnel
@@ -207,6 +207,21 @@ def show_epoch(epoch: Epoch) -> Json:
             }
             for check in epoch.checks.values()
         ],
+        "trials": [_show_trial(trial) for trial in epoch.trials.values()],
+    }
+
+
+def _show_trial(trial: Trial) -> Json:
+    return {
+        "receipt": format_hex(trial.receipt_hash),
+        "provider": format_hex(trial.provider),
+        "case": trial.case or None,
+        "state": trial.state.value,
+        "outcome": trial.outcome.value,
+        "level": trial.level,
+        "jury": [format_hex(juror) for juror in trial.jury],
+        "verdict": trial.verdict.name if trial.verdict else None,
+        "problem": trial.problem,
     }
 
 

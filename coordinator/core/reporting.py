@@ -6,8 +6,16 @@ from typing import Literal
 
 import msgspec
 
-from coordinator.core.epoch_state import Epoch
-from coordinator.core.lifecycle import CheckState, EpochState, JobState, PartStage, UnitState
+from coordinator.core.epoch_state import Epoch, Trial
+from coordinator.core.lifecycle import (
+    CheckState,
+    EpochState,
+    JobState,
+    PartStage,
+    TrialOutcome,
+    TrialState,
+    UnitState,
+)
 from coordinator.core.matching import Funnel, describe_funnel
 from coordinator.core.order_book import is_covered, is_eligible
 from coordinator.core.placing import explain_waiting
@@ -171,9 +179,32 @@ def _describe_checks(state: State, order_hash: Hash32, epoch: Epoch) -> NextStep
     if shown:
         deadline = min(check.deadline for check in shown if check.deadline is not None)
         return NextStep(actor="verifier", what=f"judge {len(shown)} results", deadline=deadline)
-    if _list_at(epoch, order_hash, PartStage.JUDGING):
+    judged = _list_at(epoch, order_hash, PartStage.JUDGING)
+    trials = [trial for trial in epoch.trials.values() if trial.provider in judged]
+    for trial in trials:
+        if trial.outcome is TrialOutcome.OPEN:
+            return _describe_trial(state, trial)
+    if judged:
         return NextStep(actor="coordinator", what="fetch the outputs")
     return NextStep(actor="verifier", what="finish the other checks of the epoch")
+
+
+def _describe_trial(state: State, trial: Trial) -> NextStep:
+    task = state.leases[trial.lease_id].unit
+    last = f"; last try: {trial.problem}" if trial.problem else ""
+    match trial.state:
+        case TrialState.OPENING:
+            what = f"bring task {task}, which a verifier calls false, before a jury on chain"
+            return NextStep(actor="coordinator", what=what + last)
+        case TrialState.SEATING:
+            return NextStep(actor="chain", what=f"draw the jury of case {trial.case}{last}")
+        case _:
+            said = sum(vote.verdict is not None for vote in trial.votes)
+            what = (
+                f"decide about task {task} as jurors of case {trial.case}: "
+                f"{len(trial.jury)} sit, {said} of those asked have answered"
+            )
+            return NextStep(actor="verifier", what=what + last, deadline=trial.deadline)
 
 
 def _list_at(epoch: Epoch, order_hash: Hash32, stage: PartStage) -> list[Address]:

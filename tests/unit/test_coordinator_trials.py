@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from coordinator.api.proofs import make_proof
+from coordinator.api.views import show_epoch
 from coordinator.core import effects, events
 from coordinator.core.epoch_state import Trial
 from coordinator.core.judging import DIFFERENT, FORGED
 from coordinator.core.lifecycle import CheckState, JobState, TrialOutcome, TrialState
+from coordinator.core.reporting import describe_next
 from coordinator.core.state import Job
 from gpumarket.protocol import messages
 from gpumarket.protocol.attestation import Verdict
@@ -214,6 +216,24 @@ def test_an_audit_of_another_job_in_the_pool_is_told_of_the_acquittal():
     assert list_lied(market, liar)
     lines = audit(market, other)
     assert {line.verdict for line in lines.values()} == {AuditVerdict.PASS}
+
+
+# ---- what people are told ------------------------------------------------------------------
+
+
+def test_people_are_told_at_each_step_what_the_job_waits_for():
+    market, job = play(forges=frozenset({1}), until=list_trials)
+    (trial,) = list_trials(market)
+    told = {}
+    while trial.outcome is TrialOutcome.OPEN:
+        told[trial.state] = describe_next(market.state, job)
+        market.perform(market.todo.pop(0)) if market.todo else market.deliver(market.inbox.pop(0))
+    assert "before a jury" in told[TrialState.OPENING].what
+    assert "draw the jury of case 1" in told[TrialState.SEATING].what
+    assert "as jurors of case 1: 4 sit" in told[TrialState.VOTING].what
+    assert told[TrialState.VOTING].deadline == trial.deadline
+    (shown,) = show_epoch(market.state.epochs[1])["trials"]
+    assert (shown["case"], shown["outcome"], shown["verdict"]) == (1, "convicted", "MISMATCH")
 
 
 # ---- where none can be had -----------------------------------------------------------------
