@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 from coordinator.core.effects import Effect, PublishDocument
-from coordinator.core.epoch_state import Check, Epoch
-from coordinator.core.lifecycle import PartStage
+from coordinator.core.epoch_state import Check, Epoch, Pool
+from coordinator.core.lifecycle import CheckState, PartStage
 from coordinator.core.state import Lease, State, set_timer
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.canaries import (
@@ -118,6 +118,24 @@ def is_set_aside(epoch: Epoch, lease: Lease) -> bool:
 
 def _find_name(lease: Lease) -> Hash32:
     return lease.receipt.body.compute_struct_hash() if lease.receipt else b""
+
+
+def must_wait(state: State, epoch: Epoch, pool: Pool) -> bool:
+    """
+    Say whether a pool is not to be judged yet, though its own verdicts are in.
+
+    What becomes of a canary can be seen, and with it whose provider did it: not before all
+    verdicts of its epoch are in.
+    """
+    if has_all_verdicts(epoch):
+        return False
+    leases = (state.leases.get(lease_id) for lease_id in pool.lease_ids)
+    return any(lease is not None and is_set_aside(epoch, lease) for lease in leases)
+
+
+def has_all_verdicts(epoch: Epoch) -> bool:
+    """Say whether every check of an epoch has come to its end."""
+    return all(check.state is CheckState.DONE for check in epoch.checks.values())
 
 
 def close_canaries(state: State, epoch: Epoch) -> None:

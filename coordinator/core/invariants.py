@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordinator.core.batching import BATCH_LINES_MAX, is_waiting_for_pause
-from coordinator.core.canaries import is_set_aside, open_canaries
+from coordinator.core.canaries import SET_ASIDE, is_set_aside, open_canaries
 from coordinator.core.epoch_state import Epoch
 from coordinator.core.lifecycle import (
     CheckState,
@@ -358,9 +358,11 @@ def _check_canaries(state: State) -> Iterator[str]:
     seeded = [name for epoch in state.epochs.values() if epoch.seed for name in epoch.canaries]
     if len(seeded) != len(set(seeded)):
         yield "a canary is in two epochs"
+    told = {lease.epoch for lease in state.leases.values() if lease.reason == SET_ASIDE}
     for epoch in state.epochs.values():
-        if (
-            epoch.document is not None
-            and epoch.document.canaries != open_canaries(epoch).compute_hash()
-        ):
+        is_open = any(check.state is not CheckState.DONE for check in epoch.checks.values())
+        if is_open and epoch.number in told:
+            yield f"a canary of epoch {epoch.number} is known while verdicts are open"
+        document = epoch.document
+        if document is not None and document.canaries != open_canaries(epoch).compute_hash():
             yield f"epoch {epoch.number} was committed with other canaries than it has"

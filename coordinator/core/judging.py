@@ -8,7 +8,12 @@ is no work.
 
 from __future__ import annotations
 
-from coordinator.core.canaries import SET_ASIDE, is_set_aside
+from coordinator.core.canaries import (
+    SET_ASIDE,
+    has_all_verdicts,
+    is_set_aside,
+    must_wait,
+)
 from coordinator.core.effects import Effect, FetchOutput, PublishDocument, SendMessage
 from coordinator.core.epoch_state import Check, Epoch, Part, Pool, move_check, move_part
 from coordinator.core.epochs import close_epoch
@@ -266,6 +271,15 @@ def check_verdict(
 
 def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
     """Judge each pool whose verdicts are in and its jobs; close the part after the last."""
+    effects = _judge_part(state, epoch, provider)
+    if epoch.canaries and has_all_verdicts(epoch):
+        # Pools of others may have waited for the last verdict, which was on one of this part.
+        for other in epoch.parts:
+            effects += _judge_part(state, epoch, other)
+    return effects
+
+
+def _judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
     part = epoch.parts[provider]
     if part.stage is not PartStage.JUDGING:
         return []
@@ -283,6 +297,8 @@ def judge_part(state: State, epoch: Epoch, provider: Address) -> list[Effect]:
 def _judge_pool(state: State, epoch: Epoch, *, provider: Address, pool: Pool) -> list[Effect]:
     part, checks = epoch.parts[provider], list_checks(epoch, pool)
     if any(check.state is not CheckState.DONE for check in checks):
+        return []
+    if must_wait(state, epoch, pool):
         return []
     failed = list_failed_orders(state, epoch, pool)
     effects = end_orders(state, epoch, provider=provider, orders=failed, reason=DIFFERENT)

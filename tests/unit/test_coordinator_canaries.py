@@ -27,6 +27,7 @@ from gpumarket.protocol.comparison import NpyRule
 from gpumarket.protocol.errors import RemoteProtocolError
 from gpumarket.protocol.evidence import AuditVerdict
 from gpumarket.protocol.job import VerifyPolicy
+from gpumarket.protocol.messages import CheckDone
 from gpumarket.protocol.proof import compute_epoch_root
 from gpumarket.protocol.units import Timestamp
 from gpumarket.testing.factories import change, make_address, make_hash, make_spec, sign
@@ -162,6 +163,60 @@ def test_a_forgery_without_a_note_is_a_forgery_also_of_a_canary_provider() -> No
     market.run(seconds_max=300)
     assert market.state.standings[P1].days[-1].forged == 1
     assert job.excluded == [P1]
+
+
+def test_nobody_learns_of_a_canary_while_a_verdict_in_its_epoch_is_open() -> None:
+    market = open_market(0)
+    market.join_verifier(card={"slots": 16})
+    other = make_spec(units=UNITS, verify=VerifyPolicy(units_min=1, comparison=NpyRule()))
+    jobs = [order_canary(market), market.submit(other, checks=9, signer="alice")]
+    leases = [effect.lease for effect in market.todo if isinstance(effect, ProposeLease)]
+    market.todo = [each for each in market.todo if not isinstance(each, ProposeLease)]
+    for lease in (*leases[:2], *leases[3:], leases[2]):
+        done = market.providers[P1].run(lease, market.now)
+        market.post(events.MessageReceived(at=market.now, sender=P1, message=done))
+    held: list[events.Event] = []
+
+    def has_judged_the_first(_market: Market) -> bool:
+        late = [event for event in market.inbox if is_verdict_on(event, jobs[1])]
+        held.extend(late)
+        market.inbox = [event for event in market.inbox if event not in late]
+        own = [c for c in list_checks() if c.order_hash == jobs[0].order_hash]
+        return bool(own) and all(check.state is CheckState.DONE for check in own)
+
+    def list_checks() -> list[Check]:
+        return list(market.state.epochs[1].checks.values())
+
+    play_until(market, has_judged_the_first)
+    market.run()
+    assert held and any(check.state is CheckState.SHOWN for check in list_checks())
+    assert not any(unit.failures for unit in jobs[0].units)
+    market.inbox += held
+    market.run(seconds_max=100)
+    assert jobs[0].units[0].failures[0].reason == SET_ASIDE
+    assert [job.state for job in jobs] == [JobState.SETTLED] * 2
+
+
+def is_verdict_on(event: events.Event, job: Job) -> bool:
+    if not isinstance(event, events.MessageReceived) or not isinstance(event.message, CheckDone):
+        return False
+    return event.message.evidence.own.order_hash == job.order_hash
+
+
+def test_no_jury_hears_of_a_canary() -> None:
+    market = open_market(1)
+    for number in range(1, 6):
+        market.join_verifier(f"verifier-{number}", card={"slots": 8})
+    job = order_canary(market)
+    market.run(seconds_max=300)
+    assert market.state.canaries.canaries >= 1
+    assert all(epoch.trials == {} for epoch in market.state.epochs.values())
+    assert job.state is JobState.SETTLED
+    # The same without a note goes before one.
+    market.providers[P1].forges = frozenset({2})
+    order_canary(market, nonce=make_hash("another"))
+    play_until(market, lambda m: m.state.trials)
+    assert market.state.trials
 
 
 # ---- the commitment ------------------------------------------------------------------------
