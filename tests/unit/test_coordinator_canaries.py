@@ -165,16 +165,21 @@ def test_a_forgery_without_a_note_is_a_forgery_also_of_a_canary_provider() -> No
     assert job.excluded == [P1]
 
 
-def test_nobody_learns_of_a_canary_while_a_verdict_in_its_epoch_is_open() -> None:
+@pytest.mark.parametrize("other_provider", ["provider-1", "provider-2"])
+def test_nobody_learns_of_a_canary_while_a_verdict_in_its_epoch_is_open(
+    other_provider: str,
+) -> None:
     market = open_market(0)
+    market.join("provider-2", offer={"slots": 8})
     market.join_verifier(card={"slots": 16})
     other = make_spec(units=UNITS, verify=VerifyPolicy(units_min=1, comparison=NpyRule()))
-    jobs = [order_canary(market), market.submit(other, checks=9, signer="alice")]
+    named = {"checks": 9, "signer": "alice", "provider": make_address(other_provider)}
+    jobs = [order_canary(market, provider=P1), market.submit(other, **named)]
     leases = [effect.lease for effect in market.todo if isinstance(effect, ProposeLease)]
     market.todo = [each for each in market.todo if not isinstance(each, ProposeLease)]
     for lease in (*leases[:2], *leases[3:], leases[2]):
-        done = market.providers[P1].run(lease, market.now)
-        market.post(events.MessageReceived(at=market.now, sender=P1, message=done))
+        done = market.providers[lease.provider].run(lease, market.now)
+        market.post(events.MessageReceived(at=market.now, sender=lease.provider, message=done))
     held: list[events.Event] = []
 
     def has_judged_the_first(_market: Market) -> bool:
