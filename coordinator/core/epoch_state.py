@@ -84,6 +84,8 @@ class Trial(msgspec.Struct, kw_only=True):
     """The chain's: of the vote, or of an appeal."""
     votes: list[Check] = []
     """Of all jurors that were asked, at any level: a vote is a check."""
+    bar: Timestamp = Timestamp(0)
+    """Until when it bars those whom a jury contradicted."""
     problem: str = ""
     """Why the chain does not move on, or why there is no jury."""
 

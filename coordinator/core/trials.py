@@ -298,9 +298,10 @@ def _bar_contradicted(state: State, epoch: Epoch, trial: Trial) -> list[Effect]:
         if verifier is None or check.verifier is None:
             continue
         if check.verdict is not trial.verdict:
-            verifier.barred_until = Timestamp(state.now + state.settings.bar_seconds)
+            trial.bar = Timestamp(state.now + state.settings.bar_seconds)
+            verifier.barred_until = max(verifier.barred_until, trial.bar)
             effects += lose_checks(state, check.verifier)
-        elif trial.verdict is not None and trial.outcome is not _OUTCOMES[trial.verdict]:
+        elif verifier.barred_until == trial.bar:
             # An earlier jury had contradicted it, and this one does not.
             verifier.barred_until = Timestamp(0)
     return effects

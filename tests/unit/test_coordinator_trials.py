@@ -328,6 +328,11 @@ def test_an_accuser_that_a_later_jury_upholds_is_not_barred_any_more():
     )
     market.post(over)
     assert market.state.verifiers[liar].barred_until == 0
+    assert any(each.barred_until > market.now for each in market.state.verifiers.values()) is any(
+        check.verdict is Verdict.MATCH
+        for check in market.state.epochs[1].checks.values()
+        if check.receipt_hash == trial.receipt_hash
+    )
     assert trial.outcome is TrialOutcome.ACQUITTED, "the payment has been made"
 
 
