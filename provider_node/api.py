@@ -17,7 +17,7 @@ from gpumarket.protocol.units import (
     Timestamp,
     format_amount,
 )
-from provider_node.core.metering import IDLE
+from provider_node.core.hours import HOURS_PER_DAY, IDLE, SECONDS_PER_HOUR
 from provider_node.core.state import ACTIVE, Lease, Phase, ProviderState
 
 ACCEPTED = "accepted"
@@ -64,13 +64,15 @@ def describe_status(state: ProviderState, *, peer_id: str, now: Timestamp) -> di
 def describe_idleness(state: ProviderState, *, now: Timestamp) -> dict[str, Any]:
     """Describe what was proposed in the last day and at which reason it ended."""
     reasons: dict[str, int] = {}
-    for counts in state.tally.hours.values():
+    today = now // SECONDS_PER_HOUR - HOURS_PER_DAY
+    hours = {hour: counts for hour, counts in state.tally.hours.items() if hour > today}
+    for counts in hours.values():
         for reason, count in counts.items():
             reasons[reason] = reasons.get(reason, 0) + count
     accepted = reasons.pop(ACCEPTED, 0)
     free = len(state.find_free_devices())
     return {
-        "hours": len(state.tally.hours),
+        "hours": len(hours),
         "seen": accepted + sum(reasons.values()),
         "declined": dict(sorted(reasons.items(), key=lambda item: -item[1])),
         "ran": accepted,
@@ -99,11 +101,11 @@ def _explain_idleness(state: ProviderState, accepted: int, reasons: dict[str, in
 
 
 def _describe_device(state: ProviderState, index: int, now: Timestamp) -> dict[str, Any]:
-    device, meter = state.terms.devices[index], state.meter
-    use = meter.uses[index] if index < len(meter.uses) else IDLE
-    seconds = dict(meter.seconds[index]) if index < len(meter.seconds) else {}
+    device, ledger = state.terms.devices[index], state.ledger
+    use = ledger.uses[index] if index < len(ledger.uses) else IDLE
+    seconds = dict(ledger.totals[index]) if index < len(ledger.totals) else {}
     # Counted up to the last event; the present use goes on since.
-    seconds[use] = seconds.get(use, 0) + max(0, now - (meter.counted_to or now))
+    seconds[use] = seconds.get(use, 0) + max(0, now - (ledger.counted_to or now))
     return {
         "index": index,
         "vendor": device.vendor,
@@ -198,7 +200,7 @@ class Figures:
         for outcome, faults in tally.outcomes.items():
             for fault, count in faults.items():
                 self._raise(self._jobs, count, outcome, fault)
-        for index, seconds in enumerate(state.meter.seconds):
+        for index, seconds in enumerate(state.ledger.totals):
             for use, count in seconds.items():
                 self._raise(self._gpu_time, count, str(index), use)
         for name, amount in (("accepted", tally.earned), ("unpaid", tally.unpaid)):

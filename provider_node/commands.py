@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -72,6 +73,23 @@ def why_idle(_console: Console, *, config: Path) -> Outcome:
     return Outcome(data=data, text="\n".join(format_idleness(data)))
 
 
+@command("provider.report/1", name="report")
+@click.option("--hourly", is_flag=True, help="A row for each hour, not for the day only.")
+@click.option(
+    "--date",
+    "day",
+    type=click.DateTime(formats=["%Y-%m-%d"]),
+    help="A day of the last week, UTC; today unless given.",
+)
+@_config
+def report(_console: Console, *, hourly: bool, day: datetime | None, config: Path) -> Outcome:
+    """Show the minutes of a day by what each device did; those of every hour sum to 60."""
+    from provider_node.report import HOURS_PAGE, format_report, make_report
+
+    data = make_report(read_page(config, HOURS_PAGE), day.date() if day else None)
+    return Outcome(data=data, text="\n".join(format_report(data, is_hourly=hourly)))
+
+
 @command("provider.accept/1", name="accept")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_config
@@ -86,7 +104,7 @@ def accept(_console: Console, *, file: Path, config: Path) -> Outcome:
     return Outcome(data=found, text=text)
 
 
-for _command in (status, why_idle, accept):
+for _command in (status, why_idle, report, accept):
     provider.add_command(_command)
 
 

@@ -61,17 +61,21 @@ from provider_node.core.events import (
     CoordinatorLost,
     CoordinatorMessage,
     Event,
+    HardwareChecked,
     MessageReceived,
+    MinutePassed,
     ProcessStarted,
     TimePassed,
 )
 from provider_node.core.state import ProviderState
 from provider_node.core.terms import NodeAddress, Terms, make_offer
 from provider_node.perform import World, name_run, perform
+from provider_node.report import HOURS_PAGE, render_hours
 
 RENEW_SECONDS = OFFER_LIFETIME_SECONDS / 2
 COLLECT_SECONDS = 600.0
 CHAIN_SECONDS = 30.0
+TICK_SECONDS = 60.0
 _RUNTIMES = {"runc": "runc", "gvisor": "runsc"}
 
 
@@ -181,7 +185,9 @@ class Service:
             self,
             draw_jitter=random.random,
         )
-        self._prover = Prover(self._terms.devices, self._link.send, equipment.log)
+        self._prover = Prover(
+            self._terms.devices, self._link.send, equipment.log, note=self._note_check
+        )
         self._figures = Figures()
         self._watch = WatchService(equipment, rules, self._figures.metrics)
         self._approvals = ApprovalFolder(equipment.data_dir, domain=domain)
@@ -236,6 +242,7 @@ class Service:
             await trio.to_thread.run_sync(url.write_text, f"http://{LOOPBACK}:{port}")
             await nursery.start(self._prover.run)
             await nursery.start(self._link.run, role.coordinators)
+            nursery.start_soon(self._tick)
             tasks = (self._renew_offer, self._collect_garbage, self._watch_chain)
             for task in (*tasks, self._watch_payments):
                 nursery.start_soon(task)
@@ -318,6 +325,15 @@ class Service:
     async def _post(self, event: Event) -> None:
         await self._runtime.post(event)
 
+    async def _note_check(self, device: int, is_over: bool) -> None:
+        await self._post(HardwareChecked(at=self._clock.now(), device=device, is_over=is_over))
+
+    async def _tick(self) -> None:
+        """Leave a sign of life each minute, so that idle hours are not taken for absence."""
+        while True:
+            await trio.sleep(TICK_SECONDS)
+            await self._post(MinutePassed(at=self._clock.now()))
+
     def _sign_offer(self) -> Signed[Offer]:
         now = self._clock.now()
         # Unix milliseconds would do, but for two offers within one second.
@@ -393,4 +409,5 @@ class Service:
             "/healthz": lambda: "ok\n",
             "/v1/status": lambda: render_status(self._state, peer_id=peer_id, now=now()),
             "/v1/why-idle": lambda: render_idleness(self._state, now=now()),
+            HOURS_PAGE: lambda: render_hours(self._state, now=now()),
         }

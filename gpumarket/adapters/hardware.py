@@ -37,6 +37,8 @@ HELD_SECONDS_MAX = 600.0
 """A table whose walks nobody asks for makes room again after this."""
 
 Send = Callable[[Address, Message], Awaitable[bool]]
+Note = Callable[[int, bool], Awaitable[None]]
+"""Takes a device's index and whether its check is over; must not be cut off by cancelling."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,11 @@ class _Trial:
 class Prover:
     """Answers what coordinators ask of this node's devices, one challenge a device at a time."""
 
-    def __init__(self, devices: Sequence[Device], send: Send, log: Log) -> None:
+    def __init__(
+        self, devices: Sequence[Device], send: Send, log: Log, *, note: Note | None = None
+    ) -> None:
+        """Answer by `send`; `note` hears which device begins an answer, and when it is done."""
+        self._note = note or _ignore
         self._devices = tuple(devices)
         self._send = send
         self._log = log
@@ -124,6 +130,7 @@ class Prover:
         device = trial.solver.task.device
         try:
             await trial.before.wait()
+            await self._note(device, False)
             await self._answer_steps(trial)
             self._log.info("a hardware challenge is answered", device=device)
         except Abandoned:
@@ -132,6 +139,7 @@ class Prover:
             # What a GPU library says when its memory is not there; the deadline does the rest.
             self._log.warn("a hardware challenge failed", device=device, reason=str(error)[:200])
         finally:
+            await self._note(device, True)
             trial.over.set()
             if self._trials.get(device) is trial:
                 del self._trials[device]
@@ -151,6 +159,10 @@ class Prover:
             rows, walks = await _in_thread(lambda: solver.open(trial.second))
             opened = HardwareOpened(challenge=challenge, rows=rows, walks=walks)
             await self._send(coordinator, opened)
+
+
+async def _ignore(_device: int, _is_over: bool) -> None:
+    """Nobody keeps a ledger."""
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:

@@ -34,7 +34,9 @@ from provider_node.core.events import (
     Event,
     FundsSeen,
     FundsUnknown,
+    HardwareChecked,
     MessageReceived,
+    MinutePassed,
     OutputStored,
     ProcessStarted,
     ReceiptSigned,
@@ -43,7 +45,8 @@ from provider_node.core.events import (
     UnitProgressed,
     UnitRan,
 )
-from provider_node.core.metering import IDLE, compute_receipt_price
+from provider_node.core.hours import CHECKING, IDLE
+from provider_node.core.metering import compute_receipt_price
 from provider_node.core.proposals import consider, decline_unfunded, distrust, take_funds
 from provider_node.core.state import (
     ACTIVE,
@@ -71,7 +74,7 @@ def decide(state: ProviderState, event: Event) -> list[Effect]:
     """Apply one event and return what must be done about it."""
     effects = _apply(state, event)
     if not event.VOLATILE:
-        state.meter.count(event.at, _find_uses(state))
+        state.ledger.count(event.at, *_find_uses(state))
     return effects
 
 
@@ -81,6 +84,10 @@ def _apply(state: ProviderState, event: Event) -> list[Effect]:
             return _start(state, event)
         case TimePassed(at=at):
             return _pass_time(state, at)
+        case MinutePassed():
+            return []
+        case HardwareChecked(device=device, is_over=is_over):
+            return _note_check(state, device, is_over=is_over)
         case CoordinatorJoined(coordinator=coordinator, at=at):
             state.connected[coordinator] = at
             return _catch_up(state, coordinator)
@@ -101,14 +108,26 @@ def _apply(state: ProviderState, event: Event) -> list[Effect]:
             return _work(state, event)
 
 
-def _find_uses(state: ProviderState) -> list[str]:
-    uses = [IDLE] * len(state.terms.devices)
+def _note_check(state: ProviderState, device: int, *, is_over: bool) -> list[Effect]:
+    others = tuple(index for index in state.checking if index != device)
+    is_ours = not is_over and device < len(state.terms.devices)
+    state.checking = (*others, device) if is_ours else others
+    return []
+
+
+def _find_uses(state: ProviderState) -> tuple[list[str], list[Hash32 | None]]:
+    """Return what each device does now, and for which lease."""
+    count = len(state.terms.devices)
+    uses = [IDLE] * count
+    holders: list[Hash32 | None] = [None] * count
+    for index in state.checking:
+        uses[index] = CHECKING
     for lease in sorted(state.find_active(), key=lambda lease: not lease.devices):
         # A task without a device of its own still keeps the machine busy.
         for index in lease.devices or _find_idle(uses):
-            if index < len(uses):
-                uses[index] = lease.phase.value
-    return uses
+            if index < count:
+                uses[index], holders[index] = lease.phase.value, lease.lease_id
+    return uses, holders
 
 
 def _find_idle(uses: list[str]) -> tuple[int, ...]:
@@ -119,7 +138,8 @@ def _find_idle(uses: list[str]) -> tuple[int, ...]:
 
 
 def _start(state: ProviderState, event: ProcessStarted) -> list[Effect]:
-    state.meter.note_stop()
+    state.ledger.note_stop()
+    state.checking = ()
     state.connected.clear()
     # Their readings are lost; the coordinator asks again, or somebody else.
     state.waiting.clear()

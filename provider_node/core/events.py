@@ -49,6 +49,12 @@ class TimePassed(_Event, frozen=True, kw_only=True):
     """The time that `find_next_deadline` asked for has come."""
 
 
+class MinutePassed(_Event, frozen=True, kw_only=True):
+    """The node lives: what the hour ledger needs to tell idleness from absence."""
+
+    REPEATABLE: ClassVar[bool] = True
+
+
 # ---- the coordinator -----------------------------------------------------------------------
 
 
@@ -116,6 +122,15 @@ class CoordinatorCaught(_Event, frozen=True, kw_only=True):
 
 
 # ---- our own work --------------------------------------------------------------------------
+
+
+class HardwareChecked(_Event, frozen=True, kw_only=True):
+    """A device began to answer a hardware challenge, or is done with it."""
+
+    REPEATABLE: ClassVar[bool] = True
+
+    device: U32
+    is_over: bool
 
 
 class UnitPrepared(_Event, frozen=True, kw_only=True):
@@ -192,12 +207,14 @@ class UnitProgressed(_Event, frozen=True, kw_only=True):
 Event = (
     ProcessStarted
     | TimePassed
+    | MinutePassed
     | CoordinatorJoined
     | CoordinatorLost
     | MessageReceived
     | FundsSeen
     | FundsUnknown
     | CoordinatorCaught
+    | HardwareChecked
     | UnitPrepared
     | UnitRan
     | OutputStored

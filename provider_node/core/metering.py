@@ -1,45 +1,11 @@
-"""
-Metering: what the devices did with their time, and what became of the work.
-
-Device time is counted in whole seconds between events, each second of each device in exactly one
-use, so that the sums always add up to the time since the node first started.
-"""
+"""Metering: what was proposed, what became of the work, and what it is worth."""
 
 from __future__ import annotations
-
-from typing import Final
 
 import msgspec
 
 from gpumarket.protocol.units import Amount, Timestamp, compute_price
-
-HOURS_KEPT: Final = 24
-SECONDS_PER_HOUR: Final = 3_600
-IDLE: Final = "idle"
-OFFLINE: Final = "offline"
-
-
-class Meter(msgspec.Struct, kw_only=True):
-    """Seconds of each device in each use."""
-
-    counted_to: Timestamp | None = None
-    uses: list[str] = []
-    """The present use of each device."""
-    seconds: list[dict[str, int]] = []
-
-    def count(self, at: Timestamp, uses: list[str]) -> None:
-        """Add the time since the last count to the uses the devices had, then note new ones."""
-        if self.counted_to is not None:
-            elapsed = max(0, at - self.counted_to)
-            for use, seconds in zip(self.uses, self.seconds, strict=False):
-                seconds[use] = seconds.get(use, 0) + elapsed
-        self.counted_to = Timestamp(max(at, self.counted_to or 0))
-        self.uses = uses
-        self.seconds += [{} for _ in range(len(uses) - len(self.seconds))]
-
-    def note_stop(self) -> None:
-        """Count the time since the last event as offline: nobody was there to say otherwise."""
-        self.uses = [OFFLINE] * len(self.uses)
+from provider_node.core.hours import HOURS_KEPT, SECONDS_PER_HOUR
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -54,7 +20,7 @@ class Tally(msgspec.Struct, kw_only=True):
     """Sum of accepted receipts; the batch that pays them may still be under way."""
     unpaid: Amount = Amount(0)
     hours: dict[int, dict[str, int]] = {}
-    """Of the last day: hour since 1970 -> reason or `accepted` -> count."""
+    """As long as the hour ledger: hour since 1970 -> reason or `accepted` -> count."""
 
     def note_seen(self, at: Timestamp, what: str) -> None:
         """Count one proposed lease as `accepted`, or as declined for a reason."""

@@ -19,7 +19,8 @@ from gpumarket.protocol.receipt import Receipt, UnitResult
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import Amount, Timestamp
-from provider_node.core.metering import Meter, Tally
+from provider_node.core.hours import FAILED, PAID, UNPAID, HourLedger
+from provider_node.core.metering import Tally
 from provider_node.core.terms import Terms
 
 T = TypeVar("T")
@@ -74,6 +75,9 @@ NEXT: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.UNPAID: frozenset(),
     Phase.FAILED: frozenset(),
 }
+
+
+_VERDICTS: Final = {Phase.PAID: PAID, Phase.UNPAID: UNPAID, Phase.FAILED: FAILED}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +199,9 @@ class ProviderState(msgspec.Struct, kw_only=True):
     distrusted: tuple[Address, ...] = ()
     """Coordinators that were caught; nothing is taken from them any more."""
     tally: Tally = msgspec.field(default_factory=Tally)
-    meter: Meter = msgspec.field(default_factory=Meter)
+    ledger: HourLedger = msgspec.field(default_factory=HourLedger)
+    checking: tuple[int, ...] = ()
+    """Devices that answer a hardware challenge."""
     connected: dict[Address, Timestamp] = {}
     """Coordinators whose session stands, since when; for display."""
 
@@ -234,8 +240,10 @@ def end_lease(
     lease.move(phase, at)
     lease.reason = reason
     state.tally.note_end(phase.value, "none" if reason is None else reason.fault)
+    state.ledger.note_judged(lease.lease_id, _VERDICTS[phase])
     if lease.receipt is not None and phase is Phase.PAID:
         state.tally.earned = Amount(state.tally.earned + lease.receipt.price)
+        state.ledger.note_earned(lease.receipt.finished_at, lease.receipt.price)
     elif lease.receipt is not None and phase is Phase.UNPAID:
         state.tally.unpaid = Amount(state.tally.unpaid + lease.receipt.price)
 

@@ -33,7 +33,8 @@ from gpumarket.testing.factories import (
 )
 from provider_node.core import effects, events
 from provider_node.core.decide import Provider
-from provider_node.core.state import ACTIVE, NEXT, Funds, Phase, check_state
+from provider_node.core.hours import SECONDS_PER_HOUR
+from provider_node.core.state import ACTIVE, ENDED, NEXT, Funds, Phase, check_state
 from provider_node.core.terms import Terms
 
 UNITS = 4
@@ -320,8 +321,17 @@ class Market(RuleBasedStateMachine):
 
     @invariant()
     def every_device_second_is_counted_once(self) -> None:
-        totals = {sum(seconds.values()) for seconds in self.state.meter.seconds}
+        totals = {sum(seconds.values()) for seconds in self.state.ledger.totals}
         assert len(totals) <= 1
+        ledger = self.state.ledger
+        for hours in ledger.hours:
+            *over, present = sorted(hours)
+            assert all(sum(hours[hour].values()) == SECONDS_PER_HOUR for hour in over)
+            passed = self.now - present * SECONDS_PER_HOUR
+            assert sum(hours[present].values()) <= passed
+        assert not ledger.judged
+        open_leases = {i for i, lease in self.state.leases.items() if lease.phase not in ENDED}
+        assert ledger.spans.keys() <= open_leases
 
 
 def can_reach(before: Phase, after: Phase) -> bool:

@@ -199,7 +199,12 @@ async def test_a_node_does_no_work_that_nobody_may_ask_for(
 
 async def test_a_challenge_that_is_given_up_stops() -> None:
     post = Post()
-    prover = Prover((PROCESSOR,), post.send, Log("test"))
+    notes: list[tuple[int, bool]] = []
+
+    async def note(device: int, is_over: bool) -> None:
+        notes.append((device, is_over))
+
+    prover = Prover((PROCESSOR,), post.send, Log("test"), note=note)
     shape = plan_challenge(PROCESSOR).shape
     async with trio.open_nursery() as nursery:
         await nursery.start(prover.run)
@@ -215,6 +220,7 @@ async def test_a_challenge_that_is_given_up_stops() -> None:
         messages.HardwareAnswered,
         messages.HardwareReady,
     ]
+    assert notes == [(0, False), (0, True)] * 2
 
 
 def test_without_a_gpu_the_processor_computes() -> None:

@@ -65,7 +65,7 @@ from provider_node.core.events import (
     UnitProgressed,
     UnitRan,
 )
-from provider_node.core.metering import IDLE, OFFLINE
+from provider_node.core.hours import HOURS_KEPT
 from provider_node.core.state import (
     FUNDS_SECONDS,
     NEXT,
@@ -744,17 +744,6 @@ def test_a_receipt_nobody_settles_ends_unpaid_when_the_order_expires() -> None:
     assert state.leases[lease.lease_id].phase is Phase.UNPAID
 
 
-def test_every_second_of_every_device_is_counted_once() -> None:
-    state, lease = make_state(), make_lease_offer()
-    propose(state, lease, at=NOW + 10)
-    decide(state, UnitPrepared(at=Timestamp(NOW + 15), lease_id=lease.lease_id))
-    state, _ = start_again(state, at=NOW + 40)
-    decide(state, TimePassed(at=Timestamp(NOW + 41)))
-    first, second = state.meter.seconds
-    assert first == {IDLE: 10, "preparing": 5 + 1, OFFLINE: 25}
-    assert sum(first.values()) == sum(second.values()) == 41
-
-
 def test_progress_is_passed_on_and_shown() -> None:
     state, lease = make_state(), make_lease_offer()
     propose(state, lease)
@@ -768,10 +757,10 @@ def test_progress_is_passed_on_and_shown() -> None:
 
 def test_the_hours_of_the_tally_are_bounded() -> None:
     state = make_state()
-    for hour in range(100):
+    for hour in range(HOURS_KEPT + 10):
         state.tally.note_seen(Timestamp(NOW + 3_600 * hour), "price")
-    assert len(state.tally.hours) == 24
-    assert state.tally.declined == {"price": 100}
+    assert len(state.tally.hours) == HOURS_KEPT
+    assert state.tally.declined == {"price": HOURS_KEPT + 10}
 
 
 def test_an_offer_says_what_the_terms_say() -> None:

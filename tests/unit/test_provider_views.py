@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount, Timestamp
@@ -44,7 +47,19 @@ from provider_node.core.events import (
     TimePassed,
     UnitProgressed,
 )
+from provider_node.core.hours import (
+    CHECKING,
+    FAILED,
+    IDLE,
+    OFFLINE,
+    PAID,
+    SECONDS_PER_HOUR,
+    UNPAID,
+    HourLedger,
+)
+from provider_node.core.state import ACTIVE
 from provider_node.core.terms import Terms
+from provider_node.report import COLUMNS, HOURS_PAGE, format_report, make_report, render_hours
 
 COORDINATOR = make_address("coordinator")
 
@@ -140,6 +155,7 @@ def running_node(tmp_path: Path) -> Iterator[Path]:
     pages = {
         "/v1/status": render_status(state, peer_id="12D3", now=Timestamp(NOW + 100)),
         "/v1/why-idle": render_idleness(state, now=Timestamp(NOW + 100)),
+        HOURS_PAGE: render_hours(state, now=Timestamp(NOW + 100)),
     }
 
     class Handler(BaseHTTPRequestHandler):
@@ -190,7 +206,7 @@ def test_the_status_command_prints_the_node(running_node: Path) -> None:
 
 
 def test_the_commands_print_one_envelope_as_json(running_node: Path) -> None:
-    for name in ("status", "why-idle"):
+    for name in ("status", "why-idle", "report"):
         envelope = json.loads(call(name, "--config", running_node, "--json").stdout)
         assert envelope["ok"]
         assert envelope["schema"] == f"gpumarket.provider.{name}/1"
@@ -207,3 +223,83 @@ def test_a_node_that_does_not_run_is_an_error_that_says_how_to_start_it(tmp_path
     assert result.return_value == 8
     assert "GM-8003" in result.stderr
     assert "gpumarket provider run --config" in result.stderr
+
+
+# ---- the hour report -----------------------------------------------------------------------
+
+DAY = NOW - NOW % 86_400
+
+
+def make_day(*stages: tuple[str, int]) -> Provider:
+    """A node of one device that did one thing after the other from midnight on; minutes."""
+    terms = make_busy_node().terms
+    state = Provider(terms=msgspec.structs.replace(terms, devices=terms.devices[:1]))
+    state.ledger = HourLedger()
+    now = DAY
+    for use, minutes in stages:
+        for _ in range(minutes):
+            state.ledger.count(Timestamp(now), [use])
+            now += 60
+    state.ledger.count(Timestamp(now), [IDLE])
+    return state
+
+
+def report_day(state: Provider, *, now: int, day: date | None = None) -> dict[str, Any]:
+    return make_report(json.loads(render_hours(state, now=Timestamp(now))), day)
+
+
+def test_every_hour_of_the_report_sums_to_sixty_minutes() -> None:
+    state = make_day(("idle", 70), ("preparing", 7), ("running", 100), ("checking", 3))
+    report = report_day(state, now=DAY + 3 * SECONDS_PER_HOUR)
+    [device] = report["devices"]
+    assert [row["hour"] for row in device["hours"]] == ["00:00", "01:00", "02:00"]
+    assert [sum(row["minutes"].values()) for row in device["hours"]] == [60, 60, 60]
+    second = {name: count for name, count in device["hours"][1]["minutes"].items() if count}
+    assert second == {"idle": 10, "start": 7, "run": 43}
+    assert device["total"]["check"] == 3
+    assert device["utilization"] == round(100 / 180, 3)
+    lines = list(format_report(report, is_hourly=True))
+    assert lines[0].endswith("source: state log, 0 gaps")
+    assert "sum 180 of 180 minutes." in lines[-2]
+    assert len(list(format_report(report, is_hourly=False))) == len(lines) - 3
+
+
+def test_the_report_knows_each_use_that_the_ledger_has() -> None:
+    known = {use for uses in COLUMNS.values() for use in uses}
+    assert {phase.value for phase in ACTIVE} <= known
+    assert {IDLE, OFFLINE, CHECKING, PAID, UNPAID, FAILED} <= known
+
+
+def test_an_hour_that_is_not_over_sums_to_what_of_it_is() -> None:
+    report = report_day(make_day(("idle", 60)), now=DAY + SECONDS_PER_HOUR + 150)
+    [device] = report["devices"]
+    assert sum(device["hours"][1]["minutes"].values()) == 2
+    assert "the last of 120 are to come" in list(format_report(report, is_hourly=True))[-2]
+
+
+def test_idle_minutes_come_with_what_was_declined_in_their_hour() -> None:
+    state = make_day(("running", 60), ("idle", 60))
+    for hour in range(2):
+        state.tally.note_seen(Timestamp(DAY + hour * SECONDS_PER_HOUR), "price")
+    report = report_day(state, now=DAY + 2 * SECONDS_PER_HOUR)
+    assert [row["declined"] for row in report["devices"][0]["hours"]] == [{}, {"price": 1}]
+    assert "1) while idle: 1 declined for price" in list(format_report(report, is_hourly=True))[-2]
+
+
+def test_a_day_of_which_nothing_is_kept_says_what_is() -> None:
+    state = make_day(("idle", 60))
+    with pytest.raises(InvalidInput, match="nothing is kept of 2001-02-03") as caught:
+        report_day(state, now=DAY + SECONDS_PER_HOUR, day=date(2001, 2, 3))
+    assert "the ledger holds" in caught.value.why
+
+
+def test_the_report_command_prints_the_day(running_node: Path) -> None:
+    day = datetime.fromtimestamp(NOW, UTC).date().isoformat()
+    result = call("report", "--hourly", "--date", day, "--config", running_node)
+    assert result.return_value == 0, result.stderr
+    assert "HOUR" in result.stdout
+    assert "0 gaps" in result.stdout
+    assert "earned 0.00 USDC" in result.stdout
+    other = call("report", "--date", "2001-02-03", "--config", running_node)
+    assert other.return_value == 2
+    assert "nothing is kept" in other.stderr
