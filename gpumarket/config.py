@@ -126,6 +126,12 @@ class ProviderSettings(_Section, frozen=True, kw_only=True):
 
     price_per_device_hour: str
     region: str
+    region_source: str = ""
+    """How the operator knows the country; stands in the offer."""
+    carbon_grams_per_kwh: Annotated[int, Meta(ge=0, le=3_000)] | None = None
+    """Of carbon dioxide, for the power that this machine draws."""
+    carbon_source: str = ""
+    """Where that figure is from; a figure without one is refused."""
     slots: Annotated[int, Meta(ge=1, le=64)] = 1
     memory: str = ""
     disk: str = "20GB"
@@ -187,6 +193,7 @@ def load_config(path: Path, as_type: type[T], *, env: Mapping[str, str] = os.env
             hints=tuple(_suggest(str(error), as_type)),
         ) from error
     _check_devnet_only(config)
+    _check_sources(config)
     return config
 
 
@@ -231,4 +238,16 @@ def _check_devnet_only(config: object) -> None:
             code="GM-1303",
             why=f"this file names chain {role.chain_id}",
             money="nothing was offered",
+        )
+
+
+def _check_sources(config: object) -> None:
+    settings = config.provider if isinstance(config, ProviderConfig) else None
+    if settings and settings.carbon_grams_per_kwh is not None and not settings.carbon_source:
+        raise InvalidInput(
+            "provider.carbon_grams_per_kwh says nothing without its source",
+            code="GM-1302",
+            why="requesters see the figure beside where it is from",
+            money="nothing was offered",
+            hints=('add carbon_source = "the grid operator, average of 2025"',),
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
 from gpumarket.cli.output import (
     Console,
@@ -25,12 +27,15 @@ from gpumarket.cli.output import (
 from gpumarket.config import ProviderConfig, RoleSettings, load_config
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import format_hex, format_short, make_job_id, parse_address
+from gpumarket.protocol.machine import Machine
+from gpumarket.protocol.topology import find_nearness
 from gpumarket.protocol.units import format_size
 from provider_node.api import URL_FILE
 
 ANSWER_SECONDS_MAX: Final = 10.0
 ANSWER_BYTES_MAX: Final = 4 << 20
 SECONDS_PER_HOUR: Final = 3600
+PAIRS_SHOWN_MAX: Final = 12
 
 _config = click.option(
     "--config",
@@ -104,7 +109,34 @@ def accept(_console: Console, *, file: Path, config: Path) -> Outcome:
     return Outcome(data=found, text=text)
 
 
-for _command in (status, why_idle, report, accept):
+@command("provider.bench/1", name="bench")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="GPUMARKET_CONFIG",
+    help="The node's TOML file: the node offers what was measured from its next start.",
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="How long to measure memory, writing and reading; at most 60.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    show_default=True,
+    help="Where the kernel's files are, as in a copy of another machine's.",
+)
+def bench(_console: Console, *, config: Path | None, seconds: float, root: Path) -> Outcome:
+    """Show what this machine has to sell, and measure memory and disk."""
+    data = measure_machine(config, seconds=seconds, root=root)
+    return Outcome(data=data, text="\n".join(format_machine(data)))
+
+
+for _command in (status, why_idle, report, accept, bench):
     provider.add_command(_command)
 
 
@@ -171,6 +203,45 @@ def keep_file(role: RoleSettings, path: Path) -> dict[str, Any]:
     }
 
 
+def measure_machine(config: Path | None, *, seconds: float, root: Path) -> dict[str, Any]:
+    """Detect and measure; where there is a configuration, keep what was measured for its node."""
+    from gpumarket.adapters.bandwidth import keep_measured, measure
+    from gpumarket.adapters.clock import SystemClock
+    from gpumarket.adapters.fabric import read_fabric
+    from gpumarket.adapters.gpus import detect, measure_memory_bytes, read_processor
+    from gpumarket.adapters.machine import read_machine
+
+    settings = None if config is None else load_config(config, ProviderConfig)
+    folder = Path(settings.role.data_dir) if settings else Path.cwd()
+    if settings:
+        folder.mkdir(parents=True, exist_ok=True)
+    processor = read_processor()
+    found = detect(processor, root=root)
+    measured = measure(folder, now=SystemClock().now(), seconds=seconds)
+    if settings:
+        keep_measured(folder, measured)
+        machine = read_machine(settings.provider, folder, root=root)
+    else:
+        machine = Machine(fabric=read_fabric(root), measured=measured)
+    return {
+        "processor": msgspec.to_builtins(asdict(processor))
+        | {"memory_bytes": measure_memory_bytes()},
+        "devices": [
+            msgspec.to_builtins(device) | {"now": asdict(reading)}
+            for device, reading in zip(found.devices, found.readings, strict=True)
+        ],
+        "nearness": [
+            [find_nearness(one, other) if one is not other else "" for other in found.devices]
+            for one in found.devices
+        ],
+        "faults": [asdict(fault) for fault in found.faults],
+        "machine": msgspec.to_builtins(machine),
+        "region": settings.provider.region if settings else "",
+        "folder": str(folder),
+        "is_kept": settings is not None,
+    }
+
+
 def _refuse_file(path: Path, why: str) -> InvalidInput:
     return InvalidInput(
         f"nothing of {path} can be kept", code="GM-1304", why=why, money="no money has moved"
@@ -215,6 +286,86 @@ def _format_task(lease: Mapping[str, Any]) -> str:
     share = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
     task = f"task {lease['task'] + 1}/{lease['tasks']}"
     return f"work   {lease['job']} {task} ({lease['name']})   {lease['phase']}{share}"
+
+
+def format_machine(data: Mapping[str, Any]) -> Iterator[str]:
+    """Write what a machine has to sell for people; what is not known is left out."""
+    processor, machine = data["processor"], data["machine"]
+    name = processor["model"] or processor["architecture"]
+    yield f"host   {name}, {processor['cores']} cores, {format_size(processor['memory_bytes'])}"
+    for index, device in enumerate(data["devices"]):
+        yield from _format_found(index, device)
+    yield from _format_nearness(data["nearness"])
+    for fault in data["faults"]:
+        yield f"FAULT  {fault['text']}   {fault['code']}"
+        yield from (f"         fix   {each}" for each in fault["fix"])
+    for port in machine.get("fabric", ()):
+        gigabits = f"{port['megabits_per_second'] / 1000:g} Gb/s"
+        yield f"net    {port['name']}  {port['kind']} {gigabits}{_format_numa(port)}"
+    measured = machine["measured"]
+    yield f"memory {format_size(measured['memory_copy'])}/s read and written by copies on all cores"
+    yield (
+        f"disk   {format_size(measured['disk_write'])}/s written, "
+        f"{format_size(measured['disk_read'])}/s read, in {data['folder']}"
+    )
+    if data["region"]:
+        yield f"place  {data['region']}, {machine.get('region_source') or 'no source given'}"
+    if "carbon_grams_per_kwh" in machine:
+        yield f"carbon {machine['carbon_grams_per_kwh']} g/kWh, {machine['carbon_source']}"
+    yield (
+        "kept: the node offers this from its next start"
+        if data["is_kept"]
+        else "nothing was kept; with --config the node offers what was measured"
+    )
+
+
+def _format_found(index: int, device: Mapping[str, Any]) -> Iterator[str]:
+    facts, now = device.get("facts", {}), device["now"]
+    memory = f" {format_size(device['vram_bytes'])}" if device["vram_bytes"] else ""
+    yield f"dev {index}  {device['vendor']} {device['model']}{memory}"
+    major, minor = device["compute_capability"]
+    cuda = ".".join(map(str, device["cuda"]))
+    software = [
+        facts.get("architecture", ""),
+        f"compute {major}.{minor}" if major else "",
+        f"driver {device['driver']}" if device["driver"] else "",
+        f"CUDA {cuda}" if cuda != "0.0" else "",
+        facts.get("runtime", ""),
+    ]
+    hardware = [
+        f"{facts['power_watts_max']} W" if facts.get("power_watts_max") else "",
+        f"{facts['clock_mhz_max']} MHz" if facts.get("clock_mhz_max") else "",
+        f"PCIe {facts['pcie_generation']} x{facts.get('pcie_width', 0)}"
+        if facts.get("pcie_generation")
+        else "",
+        f"ECC {facts['ecc']}" if facts.get("ecc") else "",
+        f"{facts['links']} {facts['link_kind']} links" if facts.get("links") else "",
+        _format_numa(facts).strip(" ,"),
+    ]
+    state = [
+        f"now {now['temperature_celsius']} C" if now["temperature_celsius"] is not None else "",
+        f"{now['power_watts']} W" if now["power_watts"] is not None else "",
+        f"slowed by {', '.join(now['slowed_by'])}" if now["slowed_by"] else "",
+    ]
+    for words in (software, hardware, state):
+        if any(words):
+            yield "         " + " · ".join(word for word in words if word)
+
+
+def _format_numa(facts: Mapping[str, Any]) -> str:
+    return f", memory node {facts['numa_node']}" if "numa_node" in facts else ""
+
+
+def _format_nearness(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write each kind of way between devices once, with the pairs that have it."""
+    pairs: dict[str, list[str]] = {}
+    for one, row in enumerate(rows):
+        for other in range(one + 1, len(row)):
+            pairs.setdefault(row[other], []).append(f"{one}-{other}")
+    for kind, found in pairs.items():
+        shown = " ".join(found[:PAIRS_SHOWN_MAX])
+        rest = len(found) - PAIRS_SHOWN_MAX
+        yield f"near   {kind}: {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def format_idleness(data: Mapping[str, Any]) -> Iterator[str]:

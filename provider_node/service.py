@@ -14,9 +14,10 @@ from gpumarket.adapters.approvals import ApprovalFolder
 from gpumarket.adapters.chain import Rules
 from gpumarket.adapters.class_probe import probe_repro_class
 from gpumarket.adapters.clock import SystemClock
+from gpumarket.adapters.detection import Detection
 from gpumarket.adapters.equipment import LOOPBACK, Equipment, announce_ready, open_equipment
 from gpumarket.adapters.gpus import (
-    detect_devices,
+    detect,
     make_simulated_devices,
     measure_memory_bytes,
     read_processor,
@@ -24,6 +25,7 @@ from gpumarket.adapters.gpus import (
 from gpumarket.adapters.hardware import Prover
 from gpumarket.adapters.http import make_pages_app, serve_http
 from gpumarket.adapters.logs import Log
+from gpumarket.adapters.machine import read_machine
 from gpumarket.adapters.market_link import LinkIdentity, MarketLink
 from gpumarket.adapters.sandbox import DockerSandbox
 from gpumarket.adapters.unit_runner import UnitRunner
@@ -97,7 +99,7 @@ async def serve(config: ProviderConfig, log: Log) -> None:
             facts = await sandbox.probe(_RUNTIMES[config.provider.isolation])
             log.info("sandbox tried", engine=facts.engine_version, leftovers_removed=removed)
             rules = await equipment.chain.read_rules()
-            terms = await make_terms(config, equipment.identity.address, rules)
+            terms = await make_terms(config, equipment.identity.address, rules, log=equipment.log)
             service = Service(config, equipment, sandbox, rules, terms)
             async with sandbox.tidying():
                 await service.run()
@@ -105,13 +107,19 @@ async def serve(config: ProviderConfig, log: Log) -> None:
             sandbox.close()
 
 
-async def make_terms(config: ProviderConfig, provider: Address, rules: Rules) -> Terms:
+async def make_terms(config: ProviderConfig, provider: Address, rules: Rules, *, log: Log) -> Terms:
     """Put together what this machine, its configuration and the chain's rules allow."""
     settings = config.provider
     processor = read_processor()
     poses = settings.cheat is not None and settings.cheat.poses
     made_up = make_simulated_devices(settings.simulate, poses=poses)
-    devices = made_up or detect_devices(processor)
+    found = Detection(devices=made_up)
+    if not made_up:
+        found = await trio.to_thread.run_sync(detect, processor)
+    for fault in found.faults:
+        log.warn("a device is not offered", reason=fault.text, code=fault.code)
+    devices = found.devices
+    machine = await trio.to_thread.run_sync(read_machine, settings, Path(config.role.data_dir))
     repro_class = await trio.to_thread.run_sync(
         partial(probe_repro_class, processor, devices, emulation=settings.emulate)
     )
@@ -129,6 +137,7 @@ async def make_terms(config: ProviderConfig, provider: Address, rules: Rules) ->
         price_per_device_hour=parse_money(settings.price_per_device_hour),
         order_lifetime_seconds=rules.order_lifetime,
         bond_min=rules.min_bond,
+        machine=machine,
     )
 
 

@@ -1,5 +1,5 @@
 """
-What this machine has to sell: NVIDIA devices through NVML, and always its own processor.
+What this machine has to sell: devices of every maker that is found, or its own processor.
 
 A device list is a claim: hardware challenges (`hardware.py`) find out what it is worth, and the
 class probe (`class_probe.py`) which other machines compute the same bits.
@@ -8,22 +8,24 @@ class probe (`class_probe.py`) which other machines compute the same bits.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
+from gpumarket.adapters.accelerators import read_plug_ins
+from gpumarket.adapters.amd import read_amd
+from gpumarket.adapters.detection import MODEL_CHARS_MAX, Detection, Reading
+from gpumarket.adapters.nvml import read_nvidia
 from gpumarket.config import SimulatedDevice
-from gpumarket.protocol.gpu import Device, Version
+from gpumarket.protocol.gpu import Device
+from gpumarket.protocol.offer import DEVICES_MAX
 from gpumarket.protocol.units import parse_size
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
-DEVICES_MAX: Final = 64
-MODEL_CHARS_MAX: Final = 64
 _ISA_FLAGS: Final = frozenset(
     "sse4_2 avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 "
     "amx_tile amx_bf16 amx_int8 asimd sve sve2 bf16 i8mm".split()
@@ -58,10 +60,24 @@ def read_processor(cpu_info: Path = CPU_INFO) -> Processor:
     )
 
 
-def detect_devices(processor: Processor | None = None) -> tuple[Device, ...]:
-    """Return the machine's GPUs, or its processor as a device of the honest class `cpu`."""
-    found = tuple(_read_nvidia())
-    return found or (make_processor_device(processor or read_processor()),)
+def detect(processor: Processor | None = None, *, root: Path = Path("/")) -> Detection:
+    """
+    Read the machine's devices, or offer its processor as a device of the honest class `cpu`.
+
+    `root` is where the kernel's files are; libraries are asked as the loader finds them. Blocks: a
+    driver that wakes a card may take seconds.
+    """
+    found = (read_nvidia(), read_amd(root), read_plug_ins(root))
+    devices = [device for each in found for device in each.devices][:DEVICES_MAX]
+    readings = [reading for each in found for reading in each.readings][:DEVICES_MAX]
+    if not devices:
+        devices = [make_processor_device(processor or read_processor())]
+        readings = [Reading()]
+    return Detection(
+        devices=tuple(devices),
+        readings=tuple(readings),
+        faults=tuple(fault for each in found for fault in each.faults),
+    )
 
 
 def make_processor_device(processor: Processor) -> Device:
@@ -92,45 +108,3 @@ def make_simulated_devices(
 def measure_memory_bytes() -> int:
     """Return the machine's memory in bytes."""
     return int(psutil.virtual_memory().total)
-
-
-def _read_nvidia() -> Iterator[Device]:
-    # Imported here: the binding is an extra, and most machines have no driver to bind to.
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return
-    try:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
-        cuda = _split_cuda(int(nvml.nvmlSystemGetCudaDriverVersion()))
-        for index in range(min(int(nvml.nvmlDeviceGetCount()), DEVICES_MAX)):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-            yield Device(
-                vendor="nvidia",
-                model=_text(nvml.nvmlDeviceGetName(handle)).removeprefix("NVIDIA ")[
-                    :MODEL_CHARS_MAX
-                ],
-                vram_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-                simulated=False,
-                compute_capability=(int(major), int(minor)),
-                cuda=cuda,
-                driver=driver[:MODEL_CHARS_MAX],
-                device_id=_text(nvml.nvmlDeviceGetUUID(handle)),
-            )
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _split_cuda(version: int) -> Version:
-    """NVML writes CUDA 12.4 as 12040."""
-    return version // 1000, version % 1000 // 10
-
-
-def _text(value: str | bytes) -> str:
-    # Older bindings give bytes.
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

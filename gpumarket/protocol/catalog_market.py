@@ -166,6 +166,24 @@ the reproducibility class could not be probed
 A small fixed program must run once at the start, to say which machines give the same bits.
 look at the reason in the message; a variable of `emulate` may be one that NumPy refuses
 gpumarket doctor""",
+    """GM-2140 503 DOCTOR_BLOCKS provider final
+a device driver does not answer
+The driver's library is there, but the driver is not loaded, or is of another version.
+sudo modprobe nvidia
+nvidia-smi""",
+    """GM-2141 503 DOCTOR_BLOCKS provider final
+a device is failing
+It does not answer the driver, or its memory has errors that were not corrected; it is not offered.
+gpumarket provider bench""",
+    """GM-2142 503 DOCTOR_BLOCKS provider final
+a partitioned device has no partitions
+Multi-instance mode is on, and no instance was made, so there is nothing of it to sell.
+sudo nvidia-smi mig -cgi 9 -C
+sudo nvidia-smi -mig 0""",
+    """GM-2143 503 DOCTOR_BLOCKS provider final
+a device plug-in failed
+A plug-in of `gpumarket.accelerators` ended badly, took too long, or named what it may not.
+update the plug-in, or uninstall it""",
     """GM-2201 503 DOCTOR_BLOCKS none final
 too little disk
 The data folder has less free space than tasks and content need.

@@ -5,15 +5,46 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gpumarket.protocol.ids import ShortText
 from gpumarket.protocol.units import U32, U64
 
-Vendor = Literal["nvidia", "amd", "intel", "cpu"]
-"""`cpu` is the honest class of a machine that sells its processor."""
+Vendor = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}\Z")]
+"""`nvidia`, `amd`, or what a plug-in calls its maker; `cpu` is the honest class of a processor."""
 Version = tuple[U32, U32]
 """Major and minor, for compute capability and CUDA; (0, 0) is none."""
+
+
+class DeviceFacts(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a driver says of a device beside what jobs ask for; zero and empty are not known."""
+
+    architecture: ShortText = ""
+    """Like `hopper` or `gfx90a`."""
+    runtime: ShortText = ""
+    """What programs are built against where it is not CUDA, like `rocm 6.2.0`."""
+    partition: ShortText = ""
+    """The profile of a part of a device that is sold by itself, like `1g.10gb`."""
+    bus_address: ShortText = ""
+    numa_node: U32 | None = None
+    power_watts_max: U32 = 0
+    """The limit in force."""
+    clock_mhz_max: U32 = 0
+    memory_clock_mhz_max: U32 = 0
+    ecc: Literal["", "on", "off"] = ""
+    """Whether memory corrects errors."""
+    pcie_generation: U32 = 0
+    pcie_width: U32 = 0
+    """Lanes."""
+    link_kind: Literal["", "nvlink", "xgmi"] = ""
+    links: U32 = 0
+    """Links of that kind that are up."""
+    island: U32 = 0
+    """Devices of one offer with the same number reach each other over such links; zero is none."""
+    place: Annotated[tuple[U32, ...], Meta(max_length=5)] = ()
+    """Where it hangs, as `topology.place_devices` counts it."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +61,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     driver: ShortText = ""
     device_id: ShortText = ""
     """What the container engine calls it; empty for processors and simulated devices."""
+    facts: DeviceFacts | UnsetType = UNSET
+    """Left out, not empty, where nothing is known: older documents keep their bytes."""
 
 
 class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

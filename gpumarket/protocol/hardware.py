@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from gpumarket.protocol.errors import RemoteProtocolError
-from gpumarket.protocol.gpu import Device, normalize_model
+from gpumarket.protocol.gpu import Device, DeviceFacts, normalize_model
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.merkle import compute_path, compute_root, has_leaf
 from gpumarket.protocol.signing import encode_uint, keccak256
@@ -150,8 +150,16 @@ def find_class(device: Device) -> DeviceClass:
     """Return the class a device is measured by; a simulated one is a processor, and says so."""
     if device.simulated or device.vendor == "cpu":
         return CPU_CLASS
+    if _is_part(device):
+        return GPU_CLASS  # the whole card's bounds are not for a part of it
     model = normalize_model(device.model)
     return next((found for name, found in DEVICE_CLASSES if name in model), GPU_CLASS)
+
+
+def _is_part(device: Device) -> bool:
+    """Tell whether a part of a card is offered under a name that no whole card has."""
+    partition = device.facts.partition if isinstance(device.facts, DeviceFacts) else ""
+    return bool(partition) and device.model.endswith(f" MIG {partition}")
 
 
 def plan_challenge(device: Device) -> Plan:

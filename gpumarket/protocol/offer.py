@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gpumarket.protocol.gpu import Device
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, PeerId, ShortText
+from gpumarket.protocol.machine import Machine
 from gpumarket.protocol.signing import Document
 from gpumarket.protocol.units import U32, U64, Amount
 
@@ -43,6 +44,8 @@ class Offer(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sequence: U64
     issued_at: U64
     expires_at: U64
+    machine: Machine | UnsetType = UNSET
+    """Left out where nothing more is known."""
 
 
 class VerifierCard(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):

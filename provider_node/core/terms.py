@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gpumarket.protocol.gpu import Device
 from gpumarket.protocol.ids import Address, Hash32, Multiaddr, PeerId, ShortText
+from gpumarket.protocol.machine import Machine
 from gpumarket.protocol.offer import OFFER_LIFETIME_SECONDS, Offer
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import U32, U64, Amount, Timestamp
@@ -35,6 +37,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """From now to an order's expiry: what escrow is sure to outlast on this chain."""
     bond_min: Amount
     """What a coordinator must have at stake on this chain."""
+    machine: Machine | UnsetType = UNSET
+    """Journals from before it was known lack it."""
 
 
 class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,4 +68,5 @@ def make_offer(terms: Terms, node: NodeAddress, *, sequence: int, now: Timestamp
         sequence=sequence,
         issued_at=now,
         expires_at=now + OFFER_LIFETIME_SECONDS,
+        machine=terms.machine,
     )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gpumarket.adapters.gpus import detect_devices
+from gpumarket.adapters.gpus import detect
 from gpumarket.adapters.hardware import open_backend
 from gpumarket.hardware.answering import Solver, check_answer
 from gpumarket.hardware.arrays import Backend
@@ -64,7 +64,7 @@ def run(rounds: int) -> Figures:
     rounds = min(rounds, ROUNDS_MAX)
     figures: dict[str, float | int] = {"rounds": rounds}
     figures |= _measure_processor(rounds)
-    for device in detect_devices():
+    for device in detect().devices:
         backend = open_backend(device)
         if backend.device is not None:
             figures |= _measure_gpu(device, backend)

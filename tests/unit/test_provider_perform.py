@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import trio.testing
 from gpumarket.adapters.clock import SystemClock
 from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.gpus import (
-    detect_devices,
+    detect,
     make_simulated_devices,
     read_processor,
 )
@@ -390,7 +388,7 @@ def test_a_machine_without_gpus_sells_its_processor(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(CPU_INFO)
     processor = read_processor(tmp_path / "cpuinfo")
     assert processor.isa == ("avx2", "fma", "sse4_2")
-    [device] = detect_devices(processor)
+    [device] = detect(processor, root=tmp_path).devices
     assert (device.vendor, device.model, device.simulated) == (
         "cpu",
         "Test Processor 3000",
@@ -402,46 +400,6 @@ def test_simulated_devices_say_so() -> None:
     [device] = make_simulated_devices([SimulatedDevice(model="RTX 4090", vram="24GB")])
     assert device.simulated
     assert device.vram_bytes == 24 * 10**9
-
-
-def make_fake_nvml(count: int) -> ModuleType:
-    """A binding as NVIDIA's looks from here."""
-
-    class NVMLError(Exception):
-        pass
-
-    def start() -> None:
-        if count < 0:
-            raise NVMLError("Driver Not Loaded")
-
-    nvml = ModuleType("pynvml")
-    memory = type("Memory", (), {"total": 80 * 10**9})()
-    functions: dict[str, Any] = {
-        "NVMLError": NVMLError,
-        "nvmlInit": start,
-        "nvmlShutdown": lambda: None,
-        "nvmlSystemGetDriverVersion": lambda: b"550.90",
-        "nvmlSystemGetCudaDriverVersion": lambda: 12040,
-        "nvmlDeviceGetCount": lambda: count,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetCudaComputeCapability": lambda _: (9, 0),
-        "nvmlDeviceGetName": lambda _: "NVIDIA H100 80GB HBM3",
-        "nvmlDeviceGetMemoryInfo": lambda _: memory,
-        "nvmlDeviceGetUUID": lambda index: f"GPU-{index}",
-    }
-    for name, value in functions.items():
-        setattr(nvml, name, value)
-    return nvml
-
-
-def test_nvidia_devices_are_read_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", make_fake_nvml(2))
-    first, second = detect_devices()
-    assert (first.vendor, first.model, first.vram_bytes) == ("nvidia", "H100 80GB HBM3", 80 * 10**9)
-    assert (first.compute_capability, first.cuda, first.driver) == ((9, 0), (12, 4), "550.90")
-    assert (first.device_id, second.device_id) == ("GPU-0", "GPU-1")
-    monkeypatch.setitem(sys.modules, "pynvml", make_fake_nvml(-1))
-    assert detect_devices()[0].vendor == "cpu"
 
 
 # ---- forging for the operator --------------------------------------------------------------

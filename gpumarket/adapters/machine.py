@@ -1,0 +1,21 @@
+"""What an offer says of its machine: from the kernel, the settings and the last bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpumarket.adapters.bandwidth import find_measured
+from gpumarket.adapters.fabric import read_fabric
+from gpumarket.config import ProviderSettings
+from gpumarket.protocol.machine import Machine
+
+
+def read_machine(settings: ProviderSettings, data_dir: Path, *, root: Path = Path("/")) -> Machine:
+    """Describe the machine whose file system is at `root`."""
+    return Machine(
+        fabric=read_fabric(root),
+        measured=find_measured(data_dir),
+        region_source=settings.region_source,
+        carbon_grams_per_kwh=settings.carbon_grams_per_kwh,
+        carbon_source=settings.carbon_source,
+    )
