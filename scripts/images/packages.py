@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -90,23 +89,24 @@ def install_pypi(site: Path, pinned: Path, pins: Mapping[str, str]) -> None:
             path.unlink()
 
 
-def run_python(roots: Sequence[Path], *arguments: str, path: Sequence[Path] = ()) -> None:
+def run_in_layers(roots: Sequence[Path], *command: str, modules: Path | None = None) -> None:
     """
-    Run the image's own interpreter; `roots` are its layers, the one with Python first.
+    Run a program of the image; `roots` are its layers, the one with Python first.
 
-    It is started through the image's own loader, so neither root nor a matching Python on this
-    machine is needed.
+    It is started through the image's own loader, so neither root nor matching libraries on this
+    machine are needed. `modules` is where Python finds more modules than its own.
     """
     system = roots[0]
     # Where a loader looks that no configuration tells otherwise.
     folders = [root / name for root in roots for name in ("lib", "usr/lib")]
     libraries = [path for folder in folders for path in (folder, *folder.glob("*-linux-gnu"))]
+    program = next(root / command[0] for root in roots if (root / command[0]).exists())
     run(
         *(str(next(system.glob("lib*/**/ld-linux-*.so.*"))), "--library-path"),
-        *(":".join(map(str, libraries)), str(system / "usr/bin" / PYTHON), "-S", *arguments),
+        *(":".join(map(str, libraries)), str(program), *command[1:]),
         env={
             "PYTHONHOME": str(system / "usr"),
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            "PYTHONPATH": str(modules or ""),
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",  # else importing compileall leaves dated caches
         },
@@ -120,8 +120,16 @@ def compile_modules(system: Path, layer: Path, modules: str) -> None:
     Unchecked hashes instead of times keep the bytes equal.
     """
     folder = layer / modules
-    run_python(
+    run_in_layers(
         [system],
-        *("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"),
+        *(
+            f"usr/bin/{PYTHON}",
+            "-S",
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            "unchecked-hash",
+        ),
         *("-s", str(layer), "-p", "/", str(folder)),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from scripts.images.render_parts import RENDER_PACKAGES, RENDER_TRIAL, finish_render
 from scripts.images.torch_parts import TORCH_MODULES, TORCH_PACKAGES, TORCH_TRIAL, finish_torch
 
 SYSTEM_PACKAGES = (
@@ -30,9 +31,9 @@ ENV = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """An image: a layer with Python, which all share, perhaps one from Debian, one from PyPI."""
+    """An image: a layer with Python, which all share, perhaps one from Debian and one from PyPI."""
 
-    pypi: tuple[str, ...]
+    pypi: tuple[str, ...] = ()
     debian: DebianLayer | None = None
 
 
@@ -41,20 +42,26 @@ class DebianLayer:
     """Debian packages that one image has on top."""
 
     packages: tuple[str, ...]
-    modules: str
-    """The folder with their Python modules."""
     finish: Callable[[Path], None]
     """Drops what no job reads from the unpacked packages, and makes them fit to load."""
-    trial: str
-    """A program that must run in the image, else it is not built."""
+    trial: tuple[str, ...]
+    """A command that must run in the image, else it is not built."""
+    modules: str = ""
+    """The folder with their Python modules, if there are any."""
 
 
 RECIPES = MappingProxyType(
     {
         "embeddings": Recipe(pypi=("numpy", "safetensors", "tokenizers")),
+        "render": Recipe(debian=DebianLayer(RENDER_PACKAGES, finish_render, RENDER_TRIAL)),
         "torch": Recipe(
             pypi=("safetensors",),
-            debian=DebianLayer(TORCH_PACKAGES, TORCH_MODULES, finish_torch, TORCH_TRIAL),
+            debian=DebianLayer(
+                TORCH_PACKAGES,
+                finish_torch,
+                ("usr/bin/python3.11", "-S", "-c", TORCH_TRIAL),
+                modules=TORCH_MODULES,
+            ),
         ),
     }
 )
