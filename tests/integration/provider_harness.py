@@ -187,6 +187,8 @@ class Node:
     data_dir: Path
     process: subprocess.Popen[str] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
+    launcher: tuple[str, ...] = ()
+    """What starts the process, where it is not started directly."""
 
     async def start(self) -> None:
         line = await trio.to_thread.run_sync(self._spawn)
@@ -228,7 +230,7 @@ class Node:
         """Start the process and return its first line, which says that it is ready."""
         with open(self.data_dir / "stderr.log", "a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "provider_node", "--config", str(self.config)],
+                [*self.launcher, sys.executable, "-m", "provider_node", "--config", self.config],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
