@@ -13,10 +13,11 @@ import trio
 from msgspec.structs import replace
 
 from gpumarket.adapters.clock import SystemClock, make_nonce
+from gpumarket.adapters.energy import EnergyMeter
 from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
-from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner
+from gpumarket.adapters.unit_runner import TrainingRun, UnitRunner, measure_tree
 from gpumarket.protocol.catalog import find_fault
 from gpumarket.protocol.errors import ChainError, ContentError, GpuMarketError, SandboxError
 from gpumarket.protocol.ids import Address, Hash32, make_job_id
@@ -28,6 +29,7 @@ from gpumarket.protocol.messages import (
     RootSigned,
     UnitFinished,
 )
+from gpumarket.protocol.receipt import Energy
 from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import MS_PER_SECOND, Amount, format_size
 from provider_node.canary import Canary
@@ -111,6 +113,7 @@ class World:
     """Told how many seconds a phase of a unit took."""
     forger: Forger | None = None
     canary: Canary | None = None
+    energy: EnergyMeter = field(default_factory=EnergyMeter)
     tasks: dict[Hash32, _Task] = field(default_factory=dict)
 
 
@@ -221,20 +224,20 @@ async def _report(world: World, lease_id: Hash32, phase: str) -> None:
 async def _prepare(effect: PrepareUnit, world: World) -> Event:
     lease = effect.lease
     left = max(1.0, float(lease.deadline - world.clock.now()))
-    await world.runner.prepare(
+    brought = await world.runner.prepare(
         lease.job,
         sources=lease.sources,
         deadline_s=min(left, FETCH_SECONDS_MAX),
         checkpoints=() if effect.resume is None else (effect.resume,),
     )
-    return UnitPrepared(at=world.clock.now(), lease_id=lease.lease_id)
+    return UnitPrepared(at=world.clock.now(), lease_id=lease.lease_id, bytes_in=brought)
 
 
 async def _run(effect: RunUnit, world: World) -> Event:
     lease = effect.lease
     if world.forger is not None and world.forger.take_unit():
         return await _forge(lease, world.forger, world)
-    result = await _run_watched(effect, world)
+    result, energy = await _run_watched(effect, world)
     failure = find_failure(lease, result)
     now = world.clock.now()
     if failure is not None:
@@ -251,15 +254,17 @@ async def _run(effect: RunUnit, world: World) -> Event:
         output = world.runner.find_output(name_run(lease.lease_id))
         await trio.to_thread.run_sync(world.forger.study, lease, output, result.wall_ms)
     # The engine may note the start of a very short program after its end.
-    return UnitRan(at=now, lease_id=lease.lease_id, duration_ms=max(1, result.wall_ms))
+    ran_ms = max(1, result.wall_ms)
+    return UnitRan(at=now, lease_id=lease.lease_id, duration_ms=ran_ms, energy=energy)
 
 
-async def _run_watched(effect: RunUnit, world: World) -> RunResult:
-    """Run the program and report its progress meanwhile."""
-    meter = ProgressMeter()
+async def _run_watched(effect: RunUnit, world: World) -> tuple[RunResult, Energy | None]:
+    """Run the program, report its progress meanwhile, and measure what it uses."""
+    meter, energy = ProgressMeter(), await world.energy.begin(effect.device_ids)
     outcome: RunResult | GpuMarketError
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report_progress, effect.lease.lease_id, meter, world)
+        nursery.start_soon(energy.keep_sampling)
         try:
             outcome = await _run_program(effect, meter, world)
         except GpuMarketError as error:
@@ -268,7 +273,7 @@ async def _run_watched(effect: RunUnit, world: World) -> RunResult:
         nursery.cancel_scope.cancel()
     if isinstance(outcome, GpuMarketError):
         raise outcome
-    return outcome
+    return outcome, await energy.finish()
 
 
 async def _run_program(effect: RunUnit, meter: ProgressMeter, world: World) -> RunResult:
@@ -298,7 +303,9 @@ def _make_training_run(effect: RunUnit, world: World) -> TrainingRun | None:
             copy, name=name_run(lease.lease_id), number=number, before=before
         )
         number, before = number + 1, copy
-        stored = CheckpointStored(at=world.clock.now(), lease_id=lease.lease_id, facts=facts)
+        size = await trio.to_thread.run_sync(measure_tree, copy)
+        now, lease_id = world.clock.now(), lease.lease_id
+        stored = CheckpointStored(at=now, lease_id=lease_id, facts=facts, stored_bytes=size)
         await world.post(stored)
 
     return TrainingRun(stop_at=lease.job.checkpoint.steps, resume=effect.resume, on_checkpoint=keep)

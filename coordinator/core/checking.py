@@ -228,9 +228,12 @@ def _check_opening(state: State, epoch: Epoch, lease: Lease, signed: Signed[Open
         raise RemoteProtocolError("an opened output is over its limit")
     decode_cid_untrusted(result.output)
     check_claim(state, lease, result)
+    devices = job.spec.resources.devices.count
+    if result.usage and not result.usage.fits(duration_ms=result.duration_ms, devices=devices):
+        raise RemoteProtocolError("an opened result metered another device time than it ran")
     price = compute_price(
         duration_ms=result.duration_ms,
-        devices=max(1, job.spec.resources.devices.count),
+        devices=max(1, devices),
         price_per_device_hour=lease.price_per_device_hour,
     )
     if receipt.price > price:

@@ -96,20 +96,23 @@ class UnitRunner:
         sources: Sequence[str],
         deadline_s: float,
         checkpoints: Iterable[Cid] = (),
-    ) -> None:
+    ) -> int:
         """
         Have the job's image in the engine and its inputs on disk; raises what went wrong.
 
-        `checkpoints` are those that a training task will go on from.
+        `checkpoints` are those that a training task will go on from. Returns the bytes of what
+        was not here before.
         """
         async with self._staging:
             with trio.fail_after(2 * deadline_s):
-                await self._prepare_image(job, sources, deadline_s)
+                brought = await self._prepare_image(job, sources, deadline_s)
                 for item in job.inputs:
-                    await self._stage(item.cid, item.size_bytes, sources, deadline_s)
+                    brought += await self._stage(item.cid, item.size_bytes, sources, deadline_s)
                 if job.checkpoint is not None:
+                    size = job.checkpoint.bytes_max
                     for cid in checkpoints:
-                        await self._stage(cid, job.checkpoint.bytes_max, sources, deadline_s)
+                        brought += await self._stage(cid, size, sources, deadline_s)
+        return brought
 
     async def run(
         self,
@@ -186,7 +189,7 @@ class UnitRunner:
     async def store(self, name: str) -> tuple[Cid, int]:
         """Add a run's output to the content store and pin it; returns its CID and file bytes."""
         folder = self._runs / name
-        size = await trio.to_thread.run_sync(_measure_folder, folder)
+        size = await trio.to_thread.run_sync(measure_tree, folder)
         cid = await self._content.add_directory(folder)
         await self._content.pin(cid, f"run-{name}")
         return cid, size
@@ -234,10 +237,10 @@ class UnitRunner:
         for folder in (self._runs / name, self._checkpoints / name):
             await trio.to_thread.run_sync(_remove_tree, folder)
 
-    async def _prepare_image(self, job: JobSpec, sources: Sequence[str], deadline_s: float) -> None:
+    async def _prepare_image(self, job: JobSpec, sources: Sequence[str], deadline_s: float) -> int:
         digest = job.image.digest.removeprefix("sha256:")
         if await self._sandbox.has_image(digest):
-            return
+            return 0
         await self._content.fetch(
             job.image.archive,
             sources=sources,
@@ -248,15 +251,16 @@ class UnitRunner:
         try:
             await self._content.export(job.image.archive, path)
             await self._sandbox.ensure_image(path, digest)
+            return path.stat().st_size
         finally:
             path.unlink(missing_ok=True)
 
     async def _stage(
         self, cid: Cid, size_bytes: int, sources: Sequence[str], deadline_s: float
-    ) -> None:
+    ) -> int:
         target = self._inputs / cid
         if target.exists():
-            return
+            return 0
         await self._content.fetch(
             cid,
             sources=sources,
@@ -268,6 +272,7 @@ class UnitRunner:
         await self._content.export(cid, aside)
         await trio.to_thread.run_sync(_make_readable, aside)
         aside.rename(target)
+        return await trio.to_thread.run_sync(measure_tree, target)
 
     def _make_run_folder(self, folder: Path) -> None:
         _remove_tree(folder)
@@ -351,8 +356,9 @@ def _allow_seconds(size_bytes: int) -> float:
     return FETCH_SECONDS_MIN + size_bytes / FETCH_BYTES_PER_SECOND_MIN
 
 
-def _measure_folder(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def measure_tree(root: Path) -> int:
+    """Return the bytes of all files of a folder, or of one file."""
+    return sum(path.stat().st_size for path in (root, *root.rglob("*")) if path.is_file())
 
 
 def _make_readable(root: Path) -> None:

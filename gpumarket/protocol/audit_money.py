@@ -207,9 +207,14 @@ def _check_work_lines(proof: ProofOfExecution) -> None:
         require(is_wanted, f"line {leaf.line} pays a provider that the order does not allow")
         result = opened.get(leaf.evidence_hash)
         if result is not None:
+            devices = job.resources.devices.count
+            fits = not result.usage or result.usage.fits(
+                duration_ms=result.duration_ms, devices=devices
+            )
+            require(fits, f"line {leaf.line} metered another device time than it ran")
             cap = compute_price(
                 duration_ms=result.duration_ms,
-                devices=max(1, job.resources.devices.count),
+                devices=max(1, devices),
                 price_per_device_hour=place.price_per_device_hour_max,
             )
             require(leaf.price <= cap, f"line {leaf.line} pays more than its time may cost")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec import UNSET
+
 from gpumarket.protocol.attestation import Attestation, Evidence, Opening, OwnResult, Seal
 from gpumarket.protocol.codec import (
     decode_document_untrusted,
@@ -235,6 +237,7 @@ def _unpack_result(
         duration_ms=shown.duration_ms,
         salt=shown.salt,
         training=shown.training,
+        usage=shown.usage or UNSET,
     )
 
 

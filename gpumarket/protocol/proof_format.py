@@ -21,7 +21,7 @@ from gpumarket.protocol.offer import VerifierCard
 from gpumarket.protocol.order import Order
 from gpumarket.protocol.pools import SamplePool
 from gpumarket.protocol.proof import Claim
-from gpumarket.protocol.receipt import ProviderRoot
+from gpumarket.protocol.receipt import ProviderRoot, Usage
 from gpumarket.protocol.signing import Domain, Signed
 from gpumarket.protocol.training import SegmentAudit, TrainingClaim
 from gpumarket.protocol.units import U32, U64
@@ -59,6 +59,7 @@ class ResultEntry(
     duration_ms: U64
     salt: Hash32
     training: TrainingClaim | None = None
+    usage: Usage | None = None
     input_hash: Hash32 | None = None
     """None where the result is of this job, whose hash gives it."""
     seals: tuple[Hash32, ...] = ()

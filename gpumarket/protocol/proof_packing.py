@@ -146,6 +146,7 @@ def _pack_result(
         duration_ms=result.duration_ms,
         salt=result.salt,
         training=result.training,
+        usage=result.usage or None,
         input_hash=None if result.order_hash == writer.own else result.input_hash,
         seals=tuple(each for each in opening.body.seal_hashes if each not in named),
         opening=opening.signature,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gpumarket.protocol.codec import encode_document
 from gpumarket.protocol.ids import Address, Cid, Hash32
@@ -18,6 +19,37 @@ _RECEIPT_TYPE = keccak256(
     b"uint64 price,uint64 finishedAt)"
 )
 _RESULT_TAG = b"gpumarket.result.v1"
+
+EnergySource = Literal["nvml", "rapl"]
+"""The devices' own counters, or the processor packages' with all that ran on them meanwhile."""
+
+
+class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a unit's run used, and what counted it."""
+
+    source: EnergySource
+    millijoules: U64
+
+
+class Usage(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a unit took of the machine that did it."""
+
+    device_ms: U64
+    """Run time times devices; a task without a device of its own counts as one."""
+    bytes_in: U64
+    """Image, inputs and checkpoint that were fetched for this unit; what was there is not."""
+    bytes_out: U64
+    """Output and checkpoints that were stored."""
+    storage_byte_seconds: U64
+    """Inputs and output, from when they were there until the output was stored."""
+    energy: Energy | None = None
+    """None is unknown: nothing on the machine counts it, or the node may not read it."""
+
+    def fits(self, *, duration_ms: int, devices: int) -> bool:
+        """Say whether the device time is that of a run on so many devices."""
+        return self.device_ms == duration_ms * max(1, devices)
 
 
 class UnitResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +72,8 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     salt: Hash32
     training: TrainingClaim | None = None
     """For a task with checkpoints: the chain of its segments."""
+    usage: Usage | UnsetType = UNSET
+    """Left out, not empty, where nobody metered: older documents keep their bytes."""
 
     def compute_hash(self) -> Hash32:
         """Return the salted hash that a receipt carries as its result."""

@@ -33,7 +33,14 @@ from gpumarket.protocol.merkle import compute_root
 from gpumarket.protocol.messages import LeaseProposed
 from gpumarket.protocol.offer import DEVNET_CHAIN_ID, Offer, VerifierCard
 from gpumarket.protocol.order import Order
-from gpumarket.protocol.receipt import ProviderRoot, Receipt, UnitResult, compute_input_hash
+from gpumarket.protocol.receipt import (
+    Energy,
+    ProviderRoot,
+    Receipt,
+    UnitResult,
+    Usage,
+    compute_input_hash,
+)
 from gpumarket.protocol.signing import Domain, PrivateKey, Signable, Signed
 from gpumarket.protocol.units import Amount, Timestamp
 
@@ -277,7 +284,21 @@ def make_result(
         "duration_ms": 9_000,
         "salt": make_hash(f"salt {provider} {unit}"),
     }
-    return UnitResult(**(values | changes))
+    values |= changes
+    values.setdefault("usage", make_usage(device_ms=values["duration_ms"]))
+    return UnitResult(**values)
+
+
+def make_usage(**changes: Any) -> Usage:
+    """Return what a unit of nine seconds took of a machine that measures its processor."""
+    values: dict[str, Any] = {
+        "device_ms": 9_000,
+        "bytes_in": 2_000,
+        "bytes_out": 1_000,
+        "storage_byte_seconds": 30_000,
+        "energy": Energy(source="rapl", millijoules=270_000),
+    }
+    return Usage(**(values | changes))
 
 
 def make_receipt(result: UnitResult | None = None, **changes: Any) -> Receipt:

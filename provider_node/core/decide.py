@@ -11,7 +11,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
 from gpumarket.protocol.lease import Reason
-from gpumarket.protocol.receipt import Receipt, UnitResult, compute_input_hash
+from gpumarket.protocol.receipt import Receipt, UnitResult, Usage, compute_input_hash
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Timestamp
 from provider_node.core import training
@@ -60,6 +60,9 @@ from provider_node.core.state import (
     end_lease,
 )
 from provider_node.core.terms import Terms
+
+COUNT_MAX = 2**63 - 1
+"""What a document's counts hold."""
 
 
 class Provider(ProviderState, kw_only=True):
@@ -274,8 +277,10 @@ def _work(state: ProviderState, event: Event) -> list[Effect]:
         return []
     at = event.at
     match event, lease.phase:
-        case UnitPrepared(), Phase.PREPARING:
+        case UnitPrepared(bytes_in=bytes_in), Phase.PREPARING:
             lease.move(Phase.RUNNING, at)
+            lease.prepared_at = at
+            lease.bytes_in += bytes_in
             devices = [
                 state.terms.devices[i] for i in lease.devices if i < len(state.terms.devices)
             ]
@@ -289,12 +294,13 @@ def _work(state: ProviderState, event: Event) -> list[Effect]:
                 )
             ]
         case CheckpointStored() as stored, Phase.RUNNING:
+            lease.checkpoint_bytes += stored.stored_bytes
             return [*training.take_checkpoint(lease, stored, state.terms)]
-        case UnitRan(duration_ms=duration_ms), Phase.RUNNING:
+        case UnitRan(duration_ms=duration_ms, energy=energy), Phase.RUNNING:
             gap = training.find_gap(lease)
             if gap is not None:
                 return _fail(state, lease, gap, at)
-            lease.duration_ms = duration_ms
+            lease.duration_ms, lease.energy = duration_ms, energy
             lease.move(Phase.UPLOADING, at)
             return [StoreOutput(lease_id=lease_id)]
         case OutputStored() as stored, Phase.UPLOADING:
@@ -324,6 +330,7 @@ def _write_receipt(state: ProviderState, lease: Lease, stored: OutputStored) -> 
         duration_ms=lease.duration_ms,
         salt=stored.salt,
         training=training.find_claim(lease),
+        usage=_measure_usage(lease, output_bytes=stored.output_bytes, at=stored.at),
     )
     lease.receipt = Receipt(
         order_hash=lease.result.order_hash,
@@ -337,6 +344,21 @@ def _write_receipt(state: ProviderState, lease: Lease, stored: OutputStored) -> 
             price_max=lease.offer.price_max,
         ),
         finished_at=stored.at,
+    )
+
+
+def _measure_usage(lease: Lease, *, output_bytes: int, at: Timestamp) -> Usage:
+    """Say what a unit took, when its output is stored."""
+    job = lease.offer.job
+    kept = sum(given.size_bytes for given in job.inputs) + output_bytes
+    since = at if lease.prepared_at is None else lease.prepared_at
+    return Usage(
+        device_ms=lease.duration_ms * max(1, job.resources.devices.count),
+        bytes_in=lease.bytes_in,
+        bytes_out=output_bytes + lease.checkpoint_bytes,
+        # A clock that was set back makes no time negative.
+        storage_byte_seconds=min(COUNT_MAX, kept * max(0, at - since)),
+        energy=lease.energy,
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from gpumarket.protocol import messages
 from gpumarket.protocol.ids import Address, Cid, Hash32, ShortText
 from gpumarket.protocol.lease import Reason
-from gpumarket.protocol.receipt import Receipt
+from gpumarket.protocol.receipt import Energy, Receipt
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.training import CheckpointFacts
 from gpumarket.protocol.units import U32, U64, Amount, Timestamp
@@ -139,6 +139,8 @@ class UnitPrepared(_Event, frozen=True, kw_only=True):
     REPEATABLE: ClassVar[bool] = True
 
     lease_id: Hash32
+    bytes_in: U64 = 0
+    """Fetched for this unit."""
 
 
 class UnitRan(_Event, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ class UnitRan(_Event, frozen=True, kw_only=True):
 
     lease_id: Hash32
     duration_ms: U64
+    energy: Energy | None = None
 
 
 class OutputStored(_Event, frozen=True, kw_only=True):
@@ -168,6 +171,7 @@ class CheckpointStored(_Event, frozen=True, kw_only=True):
 
     lease_id: Hash32
     facts: CheckpointFacts
+    stored_bytes: U64 = 0
 
 
 class ReceiptSigned(_Event, frozen=True, kw_only=True):

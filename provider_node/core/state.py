@@ -15,7 +15,7 @@ import msgspec
 from gpumarket.protocol.errors import LocalProtocolError
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.lease import Assignment, LeaseOffer, Reason
-from gpumarket.protocol.receipt import Receipt, UnitResult
+from gpumarket.protocol.receipt import Energy, Receipt, UnitResult
 from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.training import SegmentState
 from gpumarket.protocol.units import Amount, Timestamp
@@ -102,6 +102,11 @@ class Lease(msgspec.Struct, kw_only=True):
     phase: Phase = Phase.PREPARING
     phase_at: Timestamp
     duration_ms: int = 0
+    prepared_at: Timestamp | None = None
+    bytes_in: int = 0
+    checkpoint_bytes: int = 0
+    """Of all checkpoints that were stored here."""
+    energy: Energy | None = None
     result: UnitResult | None = None
     """With its salt; shown only in an opening."""
     receipt: Receipt | None = None

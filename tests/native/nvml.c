@@ -154,6 +154,22 @@ int nvmlDeviceGetName(Device *d, char *into, unsigned size) {
 int nvmlDeviceGetUUID(Device *d, char *into, unsigned size) {
   return give_text(find(d, "uuid"), into, size);
 }
+int nvmlDeviceGetHandleByUUID(const char *uuid, Device **into) {
+  const char *value;
+  for (unsigned index = 0; count >= 0 && index < 64; index++) {
+    devices[index][0].gpu = index;
+    devices[index][0].mig = -1;
+    value = find(&devices[index][0], "uuid");
+    *into = &devices[index][0];
+    if (value && strcmp(value, uuid) == 0) return OK;
+  }
+  return count < 0 ? UNINITIALIZED : NOT_FOUND;
+}
+int nvmlDeviceGetTotalEnergyConsumption(Device *d, unsigned long long *into) {
+  /* A counter moves: the file is read again, so that a test can move it. */
+  int code = count < 0 ? UNINITIALIZED : load();
+  return code ? code : give_long(find(d, "energy"), into);
+}
 int nvmlDeviceGetMemoryInfo(Device *d, Memory *into) {
   memset(into, 0, sizeof *into);
   return give_long(find(d, "memory"), &into->total);

@@ -22,7 +22,15 @@ from gpumarket.protocol.ids import ZERO_HASH
 from gpumarket.protocol.job import VerifyPolicy
 from gpumarket.protocol.lease import LeaseState
 from gpumarket.protocol.sampling import draw_sample
-from gpumarket.testing.factories import change, make_address, make_cid, make_hash, make_spec, sign
+from gpumarket.testing.factories import (
+    change,
+    make_address,
+    make_cid,
+    make_hash,
+    make_spec,
+    make_usage,
+    sign,
+)
 from tests.coordinator_market import Market, list_sent, play_until
 
 P1, V1 = make_address("provider-1"), make_address("verifier-1")
@@ -305,6 +313,7 @@ def test_a_provider_that_does_not_open_everything_is_paid_nothing(sealed):
         {"input_hash": make_hash("another input")},
         {"output": "b" + "a" * 58},
         {"duration_ms": 1},
+        {"usage": make_usage(device_ms=2_000)},
     ],
 )
 def test_a_result_that_breaks_a_rule_cannot_be_opened_though_it_was_committed(result):

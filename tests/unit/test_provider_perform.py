@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import trio
 import trio.testing
 
 from gpumarket.adapters.clock import SystemClock
+from gpumarket.adapters.energy import EnergyMeter
 from gpumarket.adapters.execution import RunResult
 from gpumarket.adapters.gpus import (
     detect,
@@ -31,6 +33,7 @@ from gpumarket.protocol.messages import (
     RootSigned,
     UnitFinished,
 )
+from gpumarket.protocol.receipt import Energy
 from gpumarket.protocol.signing import verify
 from gpumarket.protocol.units import PPM, Amount
 from gpumarket.testing.factories import (
@@ -102,10 +105,12 @@ class FakeRunner:
     cleaned: list[tuple[str, bool]] = field(default_factory=list)
     said: bytes = b""
     writes: str = ""
+    on_run: Callable[[], object] = lambda: None
 
-    async def prepare(self, _job: Any, **_: Any) -> None:
+    async def prepare(self, _job: Any, **_: Any) -> int:
         if self.error is not None:
             raise self.error
+        return 5
 
     async def run(self, _job: Any, _unit: int, *, name: str, on_output: Any, **_: Any) -> RunResult:
         if self.error is not None:
@@ -114,6 +119,7 @@ class FakeRunner:
         if self.never_ends:
             await trio.sleep_forever()
         await trio.sleep(1)
+        self.on_run()
         self.find_output(name).mkdir()
         if self.writes:
             (self.find_output(name) / "result.txt").write_text(self.writes)
@@ -216,8 +222,16 @@ async def test_funds_are_read_and_a_silent_chain_is_said(stage: Stage) -> None:
 # ---- one unit ------------------------------------------------------------------------------
 
 
-async def test_a_unit_is_prepared_run_and_stored(stage: Stage, autojump_clock: Any) -> None:
-    lease = make_lease_offer()
+async def test_a_unit_is_prepared_run_and_stored(
+    stage: Stage, tmp_path: Path, autojump_clock: Any
+) -> None:
+    lease, counter = make_lease_offer(), tmp_path / "powercap" / "intel-rapl:0"
+    counter.mkdir(parents=True)
+    for name in ("energy_uj", "max_energy_range_uj"):
+        (counter / name).write_text("1000")
+    (counter / "name").write_text("package-0")
+    stage.world.energy = EnergyMeter(counter.parent)
+    stage.runner.on_run = lambda: (counter / "energy_uj").write_text("251000")
     stage.runner.said = b"loading\nprogress 2/5\nrow 2\nunfinished"
     await perform(PrepareUnit(lease=lease), stage.world)
     await perform(RunUnit(lease=lease, device_ids=()), stage.world)
@@ -230,6 +244,8 @@ async def test_a_unit_is_prepared_run_and_stored(stage: Stage, autojump_clock: A
     shown = [event for event in stage.get(UnitProgressed) if event.total]
     assert [(event.done, event.total, event.line) for event in shown] == [(2, 5, "row 2")]
     assert len(stage.get(OutputStored)[0].salt) == 32
+    assert stage.get(UnitPrepared)[0].bytes_in == 5
+    assert stage.get(UnitRan)[0].energy == Energy(source="rapl", millijoules=250)
 
 
 @pytest.mark.parametrize(
