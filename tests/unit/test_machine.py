@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +37,9 @@ from gpumarket.protocol.topology import (
     place_devices,
 )
 from gpumarket.testing.factories import NOW, make_device, make_offer
-from tests.native.amd_machine import add_card, lay_out_fabric, lay_out_server
+from tests.native.amd_machine import add_card, lay_out_fabric, lay_out_server, write
+
+EXAMPLE = Path(__file__).parents[2] / "examples/accelerator"
 
 # ---- AMD -----------------------------------------------------------------------------------
 
@@ -229,6 +233,53 @@ def test_a_plug_in_costs_nobody_else_s_devices(tmp_path: Path) -> None:
     assert "simulated" in said["play"]
     assert "libacme.so" in said["raise"]
     assert "5 s" in said["hang"]
+
+
+def lay_out_gaudi(root: Path, *, status: str) -> Path:
+    for index in range(2):
+        card = root / f"sys/class/accel/accel{index}/device"
+        write(card / "device_type", "GAUDI2")
+        write(card / "status", status if index else "Operational")
+        write(card / "pci_addr", f"0000:{index}3:00.0")
+    write(root / "sys/module/habanalabs/version", "1.16.0")
+    return root
+
+
+def test_the_example_is_installed_as_a_package_and_finds_its_devices(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    # Out of a copy: a build writes beside its sources.
+    package = shutil.copytree(EXAMPLE, tmp_path / "package")
+    quiet = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    subprocess.run(
+        [*pip, "--no-index", "--target", str(site), str(package)],
+        env=quiet,
+        timeout=110,
+        check=True,
+    )
+    program = (
+        "import sys, msgspec, pathlib\n"
+        "from gpumarket.adapters.gpus import detect\n"
+        "found = detect(root=pathlib.Path(sys.argv[1]))\n"
+        "print(msgspec.json.encode([found.devices, found.faults]).decode())\n"
+    )
+    machine = lay_out_gaudi(tmp_path / "machine", status="in device creation")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(machine)],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    [[device], faults] = msgspec.json.decode(done.stdout)
+    assert faults == []
+    assert (device["vendor"], device["model"], device["vram_bytes"]) == (
+        "habana",
+        "Gaudi 2",
+        96 * 2**30,
+    )
+    assert (device["driver"], device["facts"]["architecture"]) == ("1.16.0", "gaudi2")
 
 
 # ---- measuring -----------------------------------------------------------------------------
