@@ -80,6 +80,7 @@ def test_mixed_models_have_an_island_of_those_that_are_joined(driver: Path, tmp_
         ("Tesla T4", 0),
         ("RTX A6000", 0),
     ]
+    assert [each["facts"].get("links", 0) for each in data["devices"]] == [4, 4, 0, 0]
     assert data["nearness"][0] == ["", "nvlink", "node", "node"]
     assert [each["facts"]["ecc"] for each in data["devices"]] == ["off", "off", "on", "off"]
     assert data["devices"][2]["now"]["slowed_by"] == ["heat"]
@@ -153,6 +154,6 @@ def test_an_old_driver_leaves_facts_unknown(
     data = read(old, "eight", tmp_path)
     assert len(data["devices"]) == 8
     assert {"architecture", "numa_node"}.isdisjoint(data["devices"][0]["facts"])
-    # It does not say that the links lead to switches, but where: to the same place.
-    assert data["devices"][7]["facts"]["island"] == 1
+    # It says where links lead, and not that these are switches, which are joined.
+    assert [each["facts"]["island"] for each in data["devices"]] == [1, 1, 1, 1, 2, 2, 2, 2]
     assert data["devices"][0]["facts"]["links"] == 18
