@@ -454,12 +454,15 @@ def _resolve_comparison(entry: str | Mapping[str, Any]) -> Comparison:
     for key in sorted(fields.keys() - {*RULES[name].__struct_fields__}):
         having = [rule for rule, kind in RULES.items() if key in kind.__struct_fields__]
         raise InvalidInput(f"verify.compare: {key} needs  as: {' or '.join(having)}")
+    for key in sorted(fields.keys() & {"exponent_max", "mantissa_max"}):
+        if fields.get("fingerprint") != "toploc":
+            raise InvalidInput(f"verify.compare: {key} needs  fingerprint: toploc")
     if name in ("program", "llm") and "command" not in fields:
         raise InvalidInput(f"verify.compare: as: {name} needs a command")
     decimals = {key: to_decimal_text(fields[key]) for key in fields.keys() & DECIMAL_FIELDS}
     if "calibration" in fields:
         fields["calibration"] = fields["calibration"].removeprefix(_IPFS_SCHEME)
-    elif name in CALIBRATIONS and not decimals:
+    elif name in CALIBRATIONS and not decimals and fields.get("fingerprint") != "toploc":
         fields["calibration"] = CALIBRATIONS[name]
     values = {"rule": name, **fields, **decimals}
     try:

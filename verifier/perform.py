@@ -13,6 +13,7 @@ from gpumarket.adapters.clock import SystemClock, make_nonce
 from gpumarket.adapters.content import ContentStore
 from gpumarket.adapters.keys import Identity
 from gpumarket.adapters.logs import Log
+from gpumarket.adapters.toploc import check_toploc
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.protocol.errors import GpuMarketError
 from gpumarket.protocol.ids import Address, make_job_id
@@ -87,6 +88,8 @@ async def _replay(effect: ReplayUnit, world: World) -> None:
     replay = replay_segments if request.segments else _replay_whole
     started = trio.current_time()
     try:
+        # Before any work: with a seal of ours on it, a check that we cannot judge pays nobody.
+        await trio.to_thread.run_sync(check_toploc, request.job.verify.comparison)
         replayed = await replay(request, world.runner, name)
         await world.runner.clean(name, is_output_kept=True)
     except GpuMarketError as error:

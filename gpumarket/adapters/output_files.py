@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gpumarket.adapters.execution import RunResult
+from gpumarket.adapters.toploc import find_verify_proof
 from gpumarket.comparing.folder import compare_outputs
 from gpumarket.comparing.judging import Outcome
 from gpumarket.comparing.llm import compare_before_replay, compare_replay
@@ -100,7 +101,9 @@ def judge_replay(result: RunResult, *, written: Path, theirs: Path, rule: LlmRul
     if not result.is_success:
         text = f"the job's replay exited with {result.exit_code}"
         return Outcome(Verdict.INCONCLUSIVE, rule.name, text)
-    return compare_replay(FolderFiles(written), FolderFiles(theirs), rule)
+    verify_proof = find_verify_proof() if rule.fingerprint == "toploc" else None
+    files = FolderFiles(written), FolderFiles(theirs)
+    return compare_replay(*files, rule, verify_proof=verify_proof)
 
 
 def read_comparator(result: RunResult) -> Outcome:

@@ -232,9 +232,15 @@ def format_rule(rule: Comparison) -> str:
         case ProgramRule():
             return f"means that your comparator says so: {' '.join(rule.command)}"
         case LlmRule():
+            shown = f"fingerprints within {rule.distance_max}"
+            if rule.fingerprint == "toploc":
+                shown = (
+                    f"TOPLOC's proofs within {rule.exponent_max} of the exponents and a mean "
+                    f"mantissa error of {rule.mantissa_max}"
+                )
             return (
                 f"means that your replay ({' '.join(rule.command)}) finds a mean margin up to "
-                f"{rule.margin_max} and fingerprints within {rule.distance_max}"
+                f"{rule.margin_max} and {shown}"
             ) + ("; the same tokens within a class" if rule.exact_in_class else "")
         case ImageRule():
             text = (

@@ -7,7 +7,8 @@ must both pass. Margins say how far each token is from what the seeded sampler p
 they find another seed, another model, and the best of many tries, but hardly a rounded model.
 Fingerprints of activations find the rounded model, but not the seed. Each is judged by its worst
 window, so that a short forgery does not hide in a long text. Within a class of machines there are
-no near ties: there the tokens must be the same.
+no near ties: there the tokens must be the same. Fingerprints are directions of the activations, or
+TOPLOC's proofs of them, which a package judges.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from gpumarket.comparing.dtypes import Numbers
 from gpumarket.comparing.exact import find_difference
 from gpumarket.comparing.judging import Outcome
 from gpumarket.comparing.tensor_files import Tensor, decode_npy_untrusted
+from gpumarket.comparing.toploc_proofs import (
+    INSTALL_TOPLOC,
+    PROOF_VALUES,
+    VerifyProof,
+    decode_proofs_untrusted,
+    is_close,
+    measure_proofs,
+)
 from gpumarket.protocol.attestation import Verdict
 from gpumarket.protocol.comparison import (
+    ACTIVATIONS_NAME,
     FINGERPRINTS_NAME,
     MARGINS_NAME,
+    PROOFS_NAME,
     TOKENS_NAME,
     LlmRule,
 )
@@ -38,6 +49,8 @@ DIRECTIONS_MAX: Final = 16
 FLOAT16_BYTES: Final = 2
 LEAST_SQUARE: Final = 1e-30
 """Under the square of any float16, and far enough from zero to divide by."""
+OTHER_SEED: Final = "the seed does not give these tokens"
+OTHER_MODEL: Final = "the model has other activations"
 Files = Mapping[str, bytes]
 
 
@@ -64,14 +77,14 @@ def compare_before_replay(
     if all(own[name] == theirs[name] for name in own):
         return Outcome(Verdict.MATCH, "bytes", "all files are equal byte by byte")
     try:
-        forms = {name: _read(own, name).form for name in (TOKENS_NAME, FINGERPRINTS_NAME)}
+        forms = _read_forms(own, rule)
     except RemoteProtocolError as error:
         return _give_up(error.message)
     try:
-        for name, form in forms.items():
-            found = _read(theirs, name).form
-            if found != form:
-                return _differ(f"{name}: {form[:60]} here, {found[:60]} there")
+        found = _read_forms(theirs, rule)
+        for name in forms:
+            if found[name] != forms[name]:
+                return _differ(f"{name}: {forms[name][:60]} here, {found[name][:60]} there")
     except RemoteProtocolError as error:
         return _differ(f"{error.message} there")
     if is_same_class and rule.exact_in_class and own[TOKENS_NAME] != theirs[TOKENS_NAME]:
@@ -81,29 +94,52 @@ def compare_before_replay(
     return None
 
 
-def compare_replay(replayed: Files, theirs: Files, rule: LlmRule) -> Outcome:
+def compare_replay(
+    replayed: Files, theirs: Files, rule: LlmRule, *, verify_proof: VerifyProof | None = None
+) -> Outcome:
     """
     Compare a provider's output with what the verifier's replay of its tokens wrote.
 
     `theirs` has passed `compare_before_replay`. A replay that is not what the rule asks for
-    decides nothing.
+    decides nothing, nor does one that must be judged by TOPLOC where that is not (`verify_proof`).
     """
-    expected = {*theirs} - {TOKENS_NAME} | {MARGINS_NAME}
+    kept, shown = _name_fingerprints(rule)
+    expected = {*theirs} - {TOKENS_NAME, kept} | {MARGINS_NAME, shown}
     if replayed.keys() != expected:
         odd = min(replayed.keys() ^ expected)
         return _give_up(f"the replay has {odd[:60]!r} too much or too little")
-    for name in sorted(expected - {MARGINS_NAME, FINGERPRINTS_NAME}):
+    for name in sorted(expected - {MARGINS_NAME, shown}):
         if replayed[name] != theirs[name]:
             return _differ(f"{name[:60]!r} is not what the tokens give")
     try:
+        if rule.fingerprint == "toploc":
+            return _judge_proofs(replayed, theirs, rule, verify_proof)
         signals = measure_signals(replayed, theirs, clip=float(rule.margin_clip))
     except RemoteProtocolError as error:
         return _give_up(error.message)
     text = f"worst mean margin {signals.margin:.3g}, worst distance {signals.distance:.3g}"
     if not signals.margin <= float(rule.margin_max):
-        return _differ(f"{text}: the seed does not give these tokens, over {rule.margin_max}")
+        return _differ(f"{text}: {OTHER_SEED}, over {rule.margin_max}")
     if not signals.distance <= float(rule.distance_max):
-        return _differ(f"{text}: the model has other activations, over {rule.distance_max}")
+        return _differ(f"{text}: {OTHER_MODEL}, over {rule.distance_max}")
+    return Outcome(Verdict.MATCH, rule.name, text)
+
+
+def _judge_proofs(
+    replayed: Files, theirs: Files, rule: LlmRule, verify_proof: VerifyProof | None
+) -> Outcome:
+    shape = _read(theirs, TOKENS_NAME).shape
+    margin = _measure_margin(replayed, shape, clip=float(rule.margin_clip))
+    text = f"worst mean margin {margin:.3g}"
+    if not margin <= float(rule.margin_max):
+        return _differ(f"{text}: {OTHER_SEED}, over {rule.margin_max}")
+    if verify_proof is None:
+        return _give_up(f"toploc is not installed here: {INSTALL_TOPLOC}")
+    proofs = decode_proofs_untrusted(theirs[PROOFS_NAME], shape)
+    error = measure_proofs(replayed[ACTIVATIONS_NAME], proofs, shape=shape, verify=verify_proof)
+    text += f", worst proof {error.exponents} of {PROOF_VALUES} exponents and {error.mantissa:.3g}"
+    if not is_close(error, rule):
+        return _differ(f"{text}: {OTHER_MODEL}, over {rule.exponent_max}, {rule.mantissa_max}")
     return Outcome(Verdict.MATCH, rule.name, text)
 
 
@@ -115,16 +151,22 @@ def measure_signals(replayed: Files, theirs: Files, *, clip: float) -> Signals:
     Raises `RemoteProtocolError` where the replay is none of these tokens.
     """
     shape = _read(theirs, TOKENS_NAME).shape
-    margins = _read_array(replayed, MARGINS_NAME)
-    if margins.shape != shape or not bool((margins >= 0).all()):
-        raise RemoteProtocolError(f"{MARGINS_NAME} of the replay has no margin for each token")
+    margin = _measure_margin(replayed, shape, clip=clip)
     own, other = (_read_array(files, FINGERPRINTS_NAME) for files in (replayed, theirs))
     if own.shape != other.shape or own.shape[:2] != shape or not bool(np.isfinite(own).all()):
         raise RemoteProtocolError(f"{FINGERPRINTS_NAME} of the replay is not one for each token")
     starts = np.arange(0, shape[1], WINDOW)
+    return Signals(margin, _measure_distance(own, other, starts))
+
+
+def _measure_margin(replayed: Files, shape: tuple[int, ...], *, clip: float) -> float:
+    margins = _read_array(replayed, MARGINS_NAME)
+    if margins.shape != shape or not bool((margins >= 0).all()):
+        raise RemoteProtocolError(f"{MARGINS_NAME} of the replay has no margin for each token")
+    starts = np.arange(0, shape[1], WINDOW)
     counts = np.minimum(WINDOW, shape[1] - starts)
     means = np.add.reduceat(np.minimum(margins, clip), starts, axis=1) / counts
-    return Signals(float(means.max()), _measure_distance(own, other, starts))
+    return float(means.max())
 
 
 def _measure_distance(own: Numbers, theirs: Numbers, starts: Numbers) -> float:
@@ -137,11 +179,32 @@ def _measure_distance(own: Numbers, theirs: Numbers, starts: Numbers) -> float:
     return float(np.sqrt(shares.max()))
 
 
-def _read(files: Files, name: str) -> Tensor:
-    """Read one array of an output's known files, bounded by its shape."""
+def _name_fingerprints(rule: LlmRule) -> tuple[str, str]:
+    """Return what a task leaves, and what its replay leaves in its place."""
+    if rule.fingerprint == "toploc":
+        return PROOFS_NAME, ACTIVATIONS_NAME
+    return FINGERPRINTS_NAME, FINGERPRINTS_NAME
+
+
+def _read_forms(files: Files, rule: LlmRule) -> dict[str, str]:
+    """Say of what form an output's arrays are; that of proofs follows from the tokens."""
+    tokens = _read(files, TOKENS_NAME)
+    if rule.fingerprint == "projection":
+        prints = _read(files, FINGERPRINTS_NAME)
+        return {TOKENS_NAME: tokens.form, FINGERPRINTS_NAME: prints.form}
+    decode_proofs_untrusted(_find(files, PROOFS_NAME), tokens.shape)
+    return {TOKENS_NAME: tokens.form}
+
+
+def _find(files: Files, name: str) -> bytes:
     if name not in files:
         raise RemoteProtocolError(f"there is no {name}")
-    tensor = decode_npy_untrusted(files[name]).tensors[""]
+    return files[name]
+
+
+def _read(files: Files, name: str) -> Tensor:
+    """Read one array of an output's known files, bounded by its shape."""
+    tensor = decode_npy_untrusted(_find(files, name)).tensors[""]
     rank = 3 if name == FINGERPRINTS_NAME else 2
     if len(tensor.shape) != rank or tensor.is_fortran or tensor.count == 0:
         raise RemoteProtocolError(f"{name} is not rows of tokens")

@@ -200,6 +200,10 @@ gpumarket job why JOB""",
 no juror judges by a requester's own program
 Such a program could call anything different, and a jury's verdict takes a provider's stake.
 gpumarket job describe JOB""",
+    """GM-7205 503 MARKET_FAILED verifier final
+a rule needs a package that is not installed
+The job's rule is judged by the package toploc, an extra that brings PyTorch and some 5 GB.
+pip install 'gpumarket[toploc]'""",
     # ---- 8xxx: coordinator and network -----------------------------------------------------
     """GM-8001 500 MARKET_FAILED coordinator retry
 the coordinator failed

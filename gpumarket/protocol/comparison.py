@@ -26,6 +26,10 @@ TOKENS_NAME = "tokens.npy"
 """Where a task under the rule `llm` leaves its tokens: integers [prompts, tokens]."""
 FINGERPRINTS_NAME = "fingerprints.npy"
 """Where it, and its replay, leaves what it saw: float16 [prompts, tokens, directions]."""
+PROOFS_NAME = "toploc.npy"
+"""Where it leaves TOPLOC's proofs in place of those: uint8 [prompts, tokens / 32, 258]."""
+ACTIVATIONS_NAME = "activations.npy"
+"""Where the replay leaves what is proved: float32 [prompts, tokens, width]."""
 MARGINS_NAME = "margins.npy"
 """Where the replay leaves best score - score of the claimed token: floats [prompts, tokens]."""
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?\Z", max_length=32)]
@@ -124,6 +128,7 @@ class LlmRule(_Tolerance, frozen=True, kw_only=True, forbid_unknown_fields=True,
     provider's output at `/theirs`. To the job's output path it writes the margins and fingerprints
     of the tokens it finds there, and every other file of the output as those tokens give it. A
     token that the model cannot give has an infinite margin. A text that ends early is filled up.
+    With `toploc` it writes activations in place of fingerprints, and the verifier needs that extra.
     """
 
     command: Annotated[tuple[ShortText, ...], Meta(min_length=1, max_length=64)]
@@ -133,6 +138,12 @@ class LlmRule(_Tolerance, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """What one token counts at most."""
     distance_max: DecimalText = "0.002"
     """What norm(own - theirs) over norm(own) may be, of the fingerprints of the worst 64 tokens."""
+    fingerprint: Literal["projection", "toploc"] = "projection"
+    """What a task leaves of its activations: directions of them, or TOPLOC's proofs."""
+    exponent_max: DecimalText = "0.1"
+    """TOPLOC: the share of the 128 values of a proof whose exponent may be another."""
+    mantissa_max: DecimalText = "0.75"
+    """TOPLOC: what the mean error of the worst proof may be, in bfloat16's last place."""
     exact_in_class: bool = True
     """Within a reproducibility class the tokens must be the same; false for batching servers."""
 
@@ -148,7 +159,10 @@ RULES: Mapping[str, type[Comparison]] = {
     "llm": LlmRule,
 }
 DECIMAL_FIELDS = frozenset(
-    {"rtol", "atol", "max_mismatch", "tau", "ssim_min", "margin_max", "margin_clip", "distance_max"}
+    {
+        *("rtol", "atol", "max_mismatch", "tau", "ssim_min"),
+        *("margin_max", "margin_clip", "distance_max", "exponent_max", "mantissa_max"),
+    }
 )
 
 
@@ -194,6 +208,6 @@ _TENSORS = "bafyreige5jwrwr6gflyw6dw7may56kfvdxvm4dlp63a4onqzcirrycy77m"
 CALIBRATIONS: Mapping[str, Cid] = {
     "npy": _TENSORS,
     "safetensors": _TENSORS,
-    "llm": "bafyreidt52yuyzaz6kxay5o4cfqa2xic4rmkseo7ztjsr2odcro2n3hohi",
+    "llm": "bafyreidgchf7jdhx2j4kt5orazl5excyfqr5cy7eq436ivcw5aul5etgma",
 }
 """What the default tolerances rest on, by rule: documents of docs/measurements/calibration."""

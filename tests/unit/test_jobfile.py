@@ -410,6 +410,15 @@ def read_rule(text: str) -> Comparison:
             "{as: llm, command: [replay], margin_max: 1e-2, exact_in_class: false}",
             LlmRule(command=("replay",), margin_max="0.01", exact_in_class=False),
         ),
+        # The published measurement is of the projection.
+        (
+            "{as: llm, command: [replay], fingerprint: toploc}",
+            LlmRule(command=("replay",), fingerprint="toploc"),
+        ),
+        (
+            "{as: llm, command: [replay], fingerprint: toploc, mantissa_max: 2}",
+            LlmRule(command=("replay",), fingerprint="toploc", mantissa_max="2"),
+        ),
         (f"{{as: json, calibration: 'ipfs://{CID}'}}", JsonRule(calibration=CID)),
     ],
 )
@@ -424,6 +433,7 @@ def test_a_rule_arrives_with_its_published_defaults(text: str, rule: Comparison)
         ("{as: bytes, rtol: 0.1}", "rtol needs"),
         ("{as: program}", "needs a command"),
         ("{as: llm}", "as: llm needs a command"),
+        ("{as: llm, command: [x], mantissa_max: 1}", "mantissa_max needs  fingerprint: toploc"),
         ("{as: npy, command: [x]}", "command needs  as: program"),
         ("{as: npy, base: nothing}", "names 'nothing', but the inputs are: texts"),
         ("{as: npy, rtol: 1.0e-40}", "rtol"),
@@ -437,7 +447,10 @@ def test_a_rule_that_does_not_fit_is_refused_with_what_would(text: str, words: s
     assert words in mistake.text
 
 
-@pytest.mark.parametrize("text", ["{as: jsonl}", "{as: npy, rtol: -1}", "{as: npy, cosine: 0.9}"])
+@pytest.mark.parametrize(
+    "text",
+    ["{as: jsonl}", "{as: npy, rtol: -1}", "{as: npy, cosine: 0.9}", "{as: llm, fingerprint: x}"],
+)
 def test_a_rule_that_does_not_exist_is_refused(text: str) -> None:
     assert check_job_text(MINIMAL + f"verify: {{mode: full, compare: {text}}}\n", "job.yaml")
 
@@ -453,9 +466,11 @@ def test_every_rule_is_told_in_words() -> None:
     program = ProgramRule(command=("same", "-v"))
     rules: tuple[Comparison, ...] = (
         *(BytesRule(), NpyRule(base="start"), SafetensorsRule(), JsonRule(), ImageRule()),
-        *(LlmRule(command=("replay",)), program),
+        *(LlmRule(command=("replay",)), LlmRule(command=("replay",), fingerprint="toploc")),
+        program,
     )
     texts = [format_rule(rule) for rule in rules]
-    assert len({*texts}) == len(RULES)
+    assert {type(rule) for rule in rules} == {*RULES.values()}
+    assert len({*texts}) == len(rules)
     assert "0.0001 of the change from 'start'" in texts[1]
     assert texts[-1].endswith("same -v")
