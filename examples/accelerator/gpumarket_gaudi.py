@@ -30,7 +30,11 @@ def detect(root: Path) -> Iterator[Device]:
             simulated=False,
             driver=read(root / "sys/module/habanalabs/version"),
             device_id=read(card / "pci_addr"),
-            facts=DeviceFacts(architecture=kind, bus_address=read(card / "pci_addr")),
+            facts=DeviceFacts(
+                architecture=kind,
+                bus_address=read(card / "pci_addr"),
+                nodes=(f"/dev/accel/{folder.name}",),
+            ),
         )
 
 

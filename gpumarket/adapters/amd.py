@@ -117,6 +117,7 @@ def _make_device(root: Path, node: _Node) -> Device:
             pcie_width=read_int(card / "max_link_width") or 0,
             link_kind="xgmi" if node.links else "",
             links=len(node.links),
+            nodes=("/dev/kfd", f"/dev/dri/{card.parent.name}"),
         ),
     )
 

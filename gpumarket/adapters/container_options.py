@@ -7,6 +7,7 @@ around. Plain values in the terms of Docker's API; `sandbox.py` hands them to th
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import resources
@@ -15,9 +16,11 @@ from typing import Any, Final
 
 from gpumarket.adapters.execution import RunRequest
 from gpumarket.adapters.output_volume import OutputVolume
+from gpumarket.protocol.errors import SandboxError
 
 SCRATCH_FILES_MAX: Final = 10_000
 OPEN_FILES_MAX: Final = 4096
+DEVICE_FILES: Final = "/dev/"
 GVISOR_PIDS_MIN: Final = 256  # its own threads count
 
 LABEL_OWNER: Final = "gpumarket.owner"
@@ -101,6 +104,7 @@ def build_host_config(request: RunRequest, volume: OutputVolume) -> dict[str, An
         "restart_policy": {"Name": "no"},
         "mounts": build_mounts(request, volume),
         "device_requests": build_device_requests(request.gpu_device_ids),
+        **build_device_files(request.gpu_device_ids),
     }
 
 
@@ -130,10 +134,44 @@ def build_bind(host_path: Path, container_path: str, *, is_read_only: bool) -> d
 
 def build_device_requests(gpu_device_ids: tuple[str, ...]) -> list[dict[str, Any]] | None:
     """Ask for exactly these GPUs, by UUID; none when there are none."""
-    if not gpu_device_ids:
+    identities = [name for name in gpu_device_ids if not name.startswith(DEVICE_FILES)]
+    if not identities:
         return None
     capabilities = [["gpu", "compute", "utility"]]
-    return [{"device_ids": list(gpu_device_ids), "capabilities": capabilities}]
+    return [{"device_ids": identities, "capabilities": capabilities}]
+
+
+def build_device_files(gpu_device_ids: tuple[str, ...]) -> dict[str, Any]:
+    """
+    Hand over devices that are files, and the groups that may use them, but never that of root.
+
+    Raises `SandboxError` GM-2103 for what is no character device: a disk is not for sale.
+    """
+    files = [name for name in gpu_device_ids if name.startswith(DEVICE_FILES)]
+    groups: set[int] = set()
+    for name in files:
+        try:
+            found = Path(name).lstat()
+        except OSError as error:
+            raise _refuse_device(name, error.strerror or str(error)) from error
+        if not stat.S_ISCHR(found.st_mode):
+            raise _refuse_device(name, "it is no character device")
+        groups |= {found.st_gid} - {0}
+    if not files:
+        return {}
+    return {
+        "devices": [f"{name}:{name}:rw" for name in files],
+        "group_add": [str(group) for group in sorted(groups)],
+    }
+
+
+def _refuse_device(name: str, why: str) -> SandboxError:
+    return SandboxError(
+        f"the device {name} cannot be handed to a container",
+        code="GM-2103",
+        why=why,
+        money="nothing was charged",
+    )
 
 
 def compute_wall_ms(state: Mapping[str, Any]) -> int:

@@ -79,6 +79,7 @@ class RunRequest:
     workdir: str = ""
     """Empty for the image's own."""
     gpu_device_ids: tuple[str, ...] = ()
+    """Devices as the engine calls them: identities of NVIDIA's, or paths of device files."""
     runtime: str = "runc"
     checkpoints: CheckpointFolder | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,6 +13,8 @@ from gpumarket.protocol.units import U32, U64
 
 Vendor = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}\Z")]
 """`nvidia`, `amd`, or what a plug-in calls its maker; `cpu` is the honest class of a processor."""
+DeviceNode = Annotated[str, Meta(pattern=r"^/dev/[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+){0,3}\Z")]
+"""A path without dots, so that it leads nowhere else."""
 Version = tuple[U32, U32]
 """Major and minor, for compute capability and CUDA; (0, 0) is none."""
 
@@ -45,6 +48,8 @@ class DeviceFacts(
     """Devices of one offer with the same number reach each other over such links; zero is none."""
     place: Annotated[tuple[U32, ...], Meta(max_length=5)] = ()
     """Where it hangs, as `topology.place_devices` counts it."""
+    nodes: Annotated[tuple[DeviceNode, ...], Meta(max_length=8)] = ()
+    """Device files that a container needs; none where the engine knows devices by identity."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +65,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cuda: Version = (0, 0)
     driver: ShortText = ""
     device_id: ShortText = ""
-    """What the container engine calls it; empty for processors and simulated devices."""
+    """Which one it is, by its maker's number; empty for processors and simulated devices."""
     facts: DeviceFacts | UnsetType = UNSET
     """Left out, not empty, where nothing is known: older documents keep their bytes."""
 
@@ -78,6 +83,17 @@ class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     compute_capability_min: Version = (0, 0)
     cuda_min: Version = (0, 0)
     same_model: bool = True
+
+
+def list_engine_names(devices: Sequence[Device]) -> tuple[str, ...]:
+    """Return what the container engine calls devices: their files, or else who they are."""
+    names: dict[str, None] = {}
+    for device in devices:
+        nodes = device.facts.nodes if isinstance(device.facts, DeviceFacts) else ()
+        # Only NVIDIA's toolkit hands devices over by identity.
+        identity = (device.device_id,) if device.device_id and device.vendor == "nvidia" else ()
+        names |= dict.fromkeys(nodes or identity)
+    return tuple(names)
 
 
 def normalize_model(model: str) -> str:

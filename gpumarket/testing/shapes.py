@@ -11,7 +11,7 @@ from msgspec import inspect
 
 ITEMS_MAX: Final = 2
 """The most items in a made list beyond those that must be there."""
-TEXTS: Final = ("sha256:" + "0f" * 32, "acme", "/", "/in/a-b_c.d", "0", "0.001", "1e-6")
+TEXTS: Final = ("sha256:" + "0f" * 32, "acme", "/dev/kfd", "/", "/in/a-b_c.d", "0", "0.001", "1e-6")
 """At least one for every pattern of the protocol."""
 LETTERS: Final = 'az09 -_./:"\\\n\0é✓𝄞'
 INT64_MAX: Final = 2**63 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gpumarket.protocol import messages
 from gpumarket.protocol.errors import LocalProtocolError
+from gpumarket.protocol.gpu import list_engine_names
 from gpumarket.protocol.ids import ZERO_HASH, Address, Hash32
 from gpumarket.protocol.lease import Reason
 from gpumarket.protocol.receipt import Receipt, UnitResult, Usage, compute_input_hash
@@ -284,11 +285,10 @@ def _work(state: ProviderState, event: Event) -> list[Effect]:
             devices = [
                 state.terms.devices[i] for i in lease.devices if i < len(state.terms.devices)
             ]
-            names = tuple(device.device_id for device in devices if device.device_id)
             return [
                 RunUnit(
                     lease=lease.offer,
-                    device_ids=names,
+                    device_ids=list_engine_names(devices),
                     resume=training.find_resume(lease),
                     checkpoints=len(lease.segments),
                 )

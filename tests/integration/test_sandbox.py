@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import stat
 import time
 from dataclasses import replace
 from functools import partial
@@ -277,6 +279,40 @@ async def test_a_gpu_that_the_engine_cannot_hand_over_has_its_own_code(
     request = build_request(sandbox, job_image[1], argv=("python3",))
     with pytest.raises(SandboxError) as caught:
         await sandbox.run(replace(request, gpu_device_ids=("GPU-00000000",)))
+    assert caught.value.code == "GM-2103"
+    assert list_containers(sandbox.owner) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device file")
+async def test_a_device_file_is_handed_over_with_its_group_and_nothing_else(
+    sandbox: DockerSandbox, job_image: Image
+) -> None:
+    file = Path(f"/dev/gpumarket-test-{os.getpid()}")
+    os.mknod(file, 0o660 | stat.S_IFCHR, os.makedev(1, 5))  # reads zeros
+    try:
+        os.chown(file, 0, 54_321)
+        program = (
+            f"import os; print(open('{file}', 'rb').read(3)); print(os.getuid(), os.getgroups())"
+        )
+        request = build_request(sandbox, job_image[1], argv=("python3", "-c", program))
+        result = await sandbox.run(replace(request, gpu_device_ids=(str(file),)))
+        assert result.stdout_tail.decode().splitlines() == [
+            r"b'\x00\x00\x00'",
+            "65534 [54321, 65534]",
+        ]
+        alone = await sandbox.run(request)
+        assert b"No such file" in alone.stderr_tail
+    finally:
+        os.unlink(file)
+
+
+@pytest.mark.parametrize("path", ["/dev/gpumarket-none", "/dev/shm"])
+async def test_what_is_no_device_is_not_handed_over(
+    sandbox: DockerSandbox, job_image: Image, path: str
+) -> None:
+    request = build_request(sandbox, job_image[1], argv=("python3",))
+    with pytest.raises(SandboxError, match="cannot be handed") as caught:
+        await sandbox.run(replace(request, gpu_device_ids=(path,)))
     assert caught.value.code == "GM-2103"
     assert list_containers(sandbox.owner) == []
 

@@ -21,7 +21,7 @@ from gpumarket.adapters.sysfs import find_bus_level
 from gpumarket.config import ProviderConfig, load_config
 from gpumarket.protocol.codec import decode_document_untrusted, encode_document
 from gpumarket.protocol.errors import InvalidInput
-from gpumarket.protocol.gpu import Device, DeviceFacts
+from gpumarket.protocol.gpu import Device, DeviceFacts, list_engine_names
 from gpumarket.protocol.hardware import GPU_CLASS, find_class
 from gpumarket.protocol.machine import FabricPort, Machine, Measured
 from gpumarket.protocol.offer import DEVICES_MAX, Offer
@@ -75,7 +75,11 @@ def test_amd_devices_are_read_from_the_kernel(tmp_path: Path) -> None:
             links=1,
             island=1,
             place=(0, 0, 0, 0, 0),
+            nodes=("/dev/kfd", "/dev/dri/renderD128"),
         ),
+    )
+    assert list_engine_names(found.devices) == (
+        *("/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129", "/dev/dri/renderD130"),
     )
     assert (card.model, get_facts(card).architecture) == ("AMD Radeon RX 7900 XTX", "gfx1100")
     assert (get_facts(card).island, get_facts(card).ecc, card.device_id) == (0, "", "")
@@ -279,6 +283,7 @@ def test_the_example_is_installed_as_a_package_and_finds_its_devices(tmp_path: P
         "Gaudi 2",
         96 * 2**30,
     )
+    assert device["facts"]["nodes"] == ["/dev/accel/accel0"]
     assert (device["driver"], device["facts"]["architecture"]) == ("1.16.0", "gaudi2")
 
 
