@@ -15,6 +15,7 @@ import trio
 from gpumarket.adapters.blockstore import FileBlockStore
 from gpumarket.adapters.content import EmbeddedNode
 from gpumarket.adapters.sandbox import DockerSandbox
+from gpumarket.adapters.toploc import find_verify_proof
 from gpumarket.adapters.unit_runner import UnitRunner
 from gpumarket.comparing.judging import Outcome
 from gpumarket.protocol.attestation import OwnResult, Verdict
@@ -261,3 +262,29 @@ async def test_claimed_tokens_are_replayed_in_the_sandbox_and_judged_here(
     exact = await market.compare(make(0), make(token), change(rule, exact_in_class=True))
     assert exact.verdict is Verdict.MISMATCH
     assert "same class" in exact.sentence
+
+
+async def test_toplocs_proofs_are_judged_where_the_package_is_and_decide_nothing_elsewhere(
+    market: Market,
+) -> None:
+    def make(token: int, coefficient: int) -> Files:
+        words = np.full((1, 1, 129), coefficient, ">u2")
+        words[:, :, 0] = 65_497
+        tokens = np.array([[token]], np.int32)
+        return {"tokens.npy": an_npy(tokens), "toploc.npy": an_npy(words.view(np.uint8))}
+
+    replayed = {
+        "margins.npy": an_npy(np.zeros((1, 1))),
+        "activations.npy": an_npy(np.zeros((1, 1, 128), np.float32)),
+    }
+    program = "".join(
+        f"open('/out/{name}', 'wb').write(bytes.fromhex('{data.hex()}'))\n"
+        for name, data in replayed.items()
+    )
+    rule = LlmRule(command=("python3", "-c", program), fingerprint="toploc", exact_in_class=False)
+    is_there = find_verify_proof() is not None
+    for coefficient, verdict in ((0, Verdict.MATCH), (7, Verdict.MISMATCH)):
+        found = await market.compare(make(1, 0), make(2, coefficient), rule)
+        expected = verdict if is_there else Verdict.INCONCLUSIVE
+        assert found.verdict is expected, found.sentence
+        assert is_there or "pip install 'gpumarket[toploc]'" in found.sentence
