@@ -4,11 +4,15 @@ NVIDIA devices through NVML: what they are, how they hang together, how they are
 The binding finds `libnvidia-ml.so.1` as the loader finds any library. A driver that is older than
 the binding lacks functions, and a card lacks what it has not: both leave a fact unknown. Only what
 a device cannot be sold without (name, memory, identity) makes it unsellable, as broken memory does.
+
+A broken card may hold whoever asks for it, or end it. So the driver is asked by this module in a
+process of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +20,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from gpumarket.adapters.asking import NoAnswer, answer, ask
 from gpumarket.adapters.detection import MODEL_CHARS_MAX, Detection, Fault, Reading
 from gpumarket.protocol.gpu import Device, DeviceFacts, Version
 from gpumarket.protocol.offer import DEVICES_MAX
 from gpumarket.protocol.topology import SYSTEM, find_islands, note_place, place_devices
 
 T = TypeVar("T")
+LIBRARY: Final = "libnvidia-ml.so.1"
+SECONDS_MAX: Final = 60.0
+"""Eight cards that sleep take half a minute to wake where nothing holds them awake."""
 _ARCHITECTURES: Final = {
     2: "kepler",
     3: "maxwell",
@@ -52,17 +60,29 @@ class _Card:
     """What its links lead to."""
 
 
-def read_nvidia() -> Detection:
-    """Read every NVIDIA device; nothing at all where there is no binding or no library."""
-    # Imported here: the binding is an extra, and most machines have no driver to bind to.
+def read_nvidia(*, seconds_max: float = SECONDS_MAX) -> Detection:
+    """Read every NVIDIA device; nothing at all where there is no library of a driver."""
+    try:
+        ctypes.CDLL(LIBRARY)  # touches no card yet
+    except OSError:
+        return Detection()
+    try:
+        return ask("gpumarket.adapters.nvml", as_type=Detection, seconds_max=seconds_max)
+    except NoAnswer as error:
+        fault = Fault(f"the NVIDIA driver does not answer: {error}", "GM-2140", ("nvidia-smi",))
+        return Detection(faults=(fault,))
+
+
+def read_driver() -> Detection:
+    """Read every NVIDIA device in this process, which a broken card may hold or end."""
+    # Imported here: the binding is an extra.
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        return Detection()
+        text = "there is an NVIDIA driver, but not its Python binding"
+        return Detection(faults=(Fault(text, "GM-2140", ("pip install nvidia-ml-py",)),))
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError_LibraryNotFound:
-        return Detection()
     except nvml.NVMLError as error:
         fault = Fault(
             f"the NVIDIA driver does not answer: {error}", "GM-2140", ("sudo modprobe nvidia",)
@@ -282,3 +302,7 @@ def _split_cuda(version: int) -> Version:
 def _text(value: str | bytes) -> str:
     # Some answers are strings of the binding, others bytes of the library.
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+if __name__ == "__main__":
+    answer(read_driver)

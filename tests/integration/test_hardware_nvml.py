@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,7 @@ def test_a_machine_of_broken_cards_says_so_and_sells_its_processor(
         ("init = !18", "version mismatch"),
         ("driver = !999", "Unknown Error"),
         ("driver = 550\ncount = !15", "GPU is lost"),
+        ("driver = 550\ncount = 1\ngpu.0.name = !crash", "ended with -6"),
     ],
 )
 def test_a_driver_that_does_not_answer_is_a_fault_and_no_crash(
@@ -157,3 +160,25 @@ def test_an_old_driver_leaves_facts_unknown(
     # It says where links lead, and not that these are switches, which are joined.
     assert [each["facts"]["island"] for each in data["devices"]] == [1, 1, 1, 1, 2, 2, 2, 2]
     assert data["devices"][0]["facts"]["links"] == 18
+
+
+def test_a_card_that_holds_whoever_asks_holds_no_node(driver: Path, tmp_path: Path) -> None:
+    machine = tmp_path / "machine.txt"
+    machine.write_text(
+        "driver = 550\ncount = 1\ngpu.0.uuid = !hang\ngpu.0.name = A\ngpu.0.memory = 1\n"
+    )
+    program = (
+        "from gpumarket.adapters.nvml import read_nvidia\n"
+        "found = read_nvidia(seconds_max=3.0)\n"
+        "print(found.devices, found.faults[0].text)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=make_env(driver, machine),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
+    )
+    assert done.stdout == "() the NVIDIA driver does not answer: no answer within 3 s\n"
+    assert done.stderr == ""

@@ -2,13 +2,14 @@
  * NVML's own C boundary, answered from a file: what a driver says of a machine that is not here.
  *
  * The file is named by NVML_MACHINE; its lines are `key = value`. A key that is missing is answered
- * with NVML_ERROR_NOT_SUPPORTED, a value `!15` with error 15. Keys of a device are `gpu.0.name`; what
+ * with NVML_ERROR_NOT_SUPPORTED, a value `!15` with error 15; `!hang` never, `!crash` ends us. Keys of a device are `gpu.0.name`; what
  * all devices share is `gpu.*.name`, and so for links. A MIG instance is `gpu.0.mig.1`.
  * Compiled with -DOLD_DRIVER it lacks the functions that a driver of 2019 lacks.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7,
        NOT_LOADED = 9 };
@@ -63,6 +64,8 @@ static const char *find(const Device *device, const char *name) {
 static int judge(const char *value) {
   if (count < 0) return UNINITIALIZED;
   if (!value) return NOT_SUPPORTED;
+  if (strcmp(value, "!hang") == 0) pause();
+  if (strcmp(value, "!crash") == 0) abort();
   return value[0] == '!' ? atoi(value + 1) : OK;
 }
 
