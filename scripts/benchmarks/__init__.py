@@ -14,6 +14,7 @@ BENCHMARKS: Final = {
     "detection": "forgeries found by sampling, against theory and against other markets' rules",
     "hardware": "hardware challenges: honest devices beside impostors, and each class's bounds",
     "llm": "the rule llm: honest machines of other classes against other models and other seeds",
+    "render": "the rule image: frames of honest machines of other classes against cheats",
     "training": "honest segments of training in each class against cheats, with numpy and PyTorch",
     "gas": "gas of settlement a job, against one token transfer a job",
     "proof": "a proof file of 10,000 tasks: bytes, audit time against sha256, changes it lets pass",
