@@ -2,7 +2,8 @@
 Devices of other makers, by plug-ins: packages with an entry point of `gpumarket.accelerators`.
 
 An entry point names a function that takes the root of the file system, a `pathlib.Path`, and
-returns `Device` values. Each is asked by this module in a process of its own: a maker's library that prints, crashes or hangs costs that maker's devices and nothing else.
+returns `Device` values. Each is asked by this module in a process of its own: a maker's library
+that prints, crashes or hangs costs that maker's devices and nothing else.
 """
 
 from __future__ import annotations

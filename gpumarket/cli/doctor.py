@@ -76,6 +76,8 @@ Check = Callable[[Connection], Iterator[Finding]]
 def list_checks(role: str) -> list[Check]:
     """Return the checks that matter to a role, in the order they are printed."""
     checks: list[Check] = [check_python, check_disk]
+    if role == "provider":
+        checks.append(check_devices)
     if role in NEEDS_DOCKER:
         checks.append(check_docker)
     if role != "coordinator":
@@ -98,6 +100,27 @@ def check_disk(connection: Connection) -> Iterator[Finding]:
     mark: Mark = "ok" if free >= DISK_BYTES_MIN else "warn"
     code = "" if mark == "ok" else "GM-2201"
     yield Finding("machine", mark, f"disk of {connection.folder}: {format_size(free)} free", code)
+
+
+def check_devices(connection: Connection) -> Iterator[Finding]:
+    """Check that the devices that are there can be sold, and run as fast as they should."""
+    try:
+        from gpumarket.adapters.gpus import detect
+    except ImportError:
+        return  # what is missing is said beside the engine
+    found = detect()
+    for index, (device, now) in enumerate(zip(found.devices, found.readings, strict=True)):
+        memory = f" {format_size(device.vram_bytes)}" if device.vram_bytes else ""
+        driver = f", driver {device.driver}" if device.driver else ""
+        heat = "" if now.temperature_celsius is None else f", {now.temperature_celsius} C"
+        text = f"device {index}: {device.vendor} {device.model}{memory}{driver}{heat}"
+        if now.slowed_by:
+            why = f"its clocks are held down by {', '.join(now.slowed_by)}"
+            yield Finding("machine", "warn", text, "GM-2144", why)
+        else:
+            yield Finding("machine", "ok", text)
+    for fault in found.faults:
+        yield Finding("machine", "warn", fault.text, fault.code, fix=fault.fix)
 
 
 def check_docker(connection: Connection) -> Iterator[Finding]:

@@ -184,6 +184,11 @@ sudo nvidia-smi -mig 0""",
 a device plug-in failed
 A plug-in of `gpumarket.accelerators` ended badly, took too long, or named what it may not.
 update the plug-in, or uninstall it""",
+    """GM-2144 503 DOCTOR_BLOCKS provider final
+a device is slowed down
+Heat or its power supply holds its clocks down; it may miss the bounds of challenges.
+improve its cooling, or check its power cables
+gpumarket provider bench""",
     """GM-2201 503 DOCTOR_BLOCKS none final
 too little disk
 The data folder has less free space than tasks and content need.

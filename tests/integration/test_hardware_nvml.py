@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.native.driver import MACHINES, build_driver, make_env, run_bench
+from tests.native.driver import MACHINES, build_driver, make_env, run_bench, run_command
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +182,18 @@ def test_a_card_that_holds_whoever_asks_holds_no_node(driver: Path, tmp_path: Pa
     )
     assert done.stdout == "() the NVIDIA driver does not answer: no answer within 3 s\n"
     assert done.stderr == ""
+
+
+def test_doctor_warns_of_what_cannot_be_sold_and_of_what_is_slow(
+    driver: Path, tmp_path: Path
+) -> None:
+    machine = tmp_path / "machine.txt"
+    text = (MACHINES / "mixed.txt").read_text() + "gpu.3.handle = !15\n"
+    machine.write_text(text)
+    told = run_command(make_env(driver, machine), "doctor", "--role", "provider")
+    devices = [
+        (each["mark"], each["code"])
+        for each in told["data"]["findings"]
+        if "device" in each["text"].lower()
+    ]
+    assert devices == [("ok", ""), ("ok", ""), ("warn", "GM-2144"), ("warn", "GM-2141")]

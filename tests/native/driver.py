@@ -34,8 +34,16 @@ def make_env(driver: Path, machine: Path) -> dict[str, str]:
 
 def run_bench(env: dict[str, str], *arguments: str) -> dict[str, Any]:
     """Run `gpumarket provider bench --json` and return its data."""
+    envelope = run_command(env, "provider", "bench", *arguments)
+    assert envelope["ok"], envelope["errors"]
+    data: dict[str, Any] = envelope["data"]
+    return data
+
+
+def run_command(env: dict[str, str], *arguments: str) -> dict[str, Any]:
+    """Run a `gpumarket` command and return the document it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "gpumarket.cli.main", "provider", "bench", *arguments, "--json"],
+        [sys.executable, "-m", "gpumarket.cli.main", *arguments, "--json"],
         env=env,
         capture_output=True,
         text=True,
@@ -43,7 +51,5 @@ def run_bench(env: dict[str, str], *arguments: str) -> dict[str, Any]:
         check=False,
     )
     assert done.stdout, done.stderr
-    envelope = json.loads(done.stdout)
-    assert envelope["ok"], envelope["errors"]
-    data: dict[str, Any] = envelope["data"]
-    return data
+    envelope: dict[str, Any] = json.loads(done.stdout)
+    return envelope
