@@ -27,6 +27,7 @@ from gpumarket.protocol.comparison import (
 )
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Cid, parse_address
+from gpumarket.protocol.image_needs import NO_NEEDS, ImageNeeds, meet_image
 from gpumarket.protocol.job import (
     UNITS_MAX,
     Image,
@@ -60,6 +61,8 @@ class ImageContent:
     archive: Cid
     archive_bytes: int
     digest: str
+    needs: ImageNeeds = NO_NEEDS
+    """Nothing where the archive is not here to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def resolve_job(job: JobFile, contents: Contents) -> JobSpec:
         outputs=tuple(_resolve_output(output) for output in document.get("outputs", ())),
         split=split,
         units=units,
-        resources=_resolve_resources(document["resources"]),
+        resources=meet_image(_resolve_resources(document["resources"]), image.needs),
         placement=_resolve_placement(document),
         verify=adapt_policy(_resolve_verify(document.get("verify", {})), checkpoint),
         limits=_resolve_limits(document.get("limits", {})),

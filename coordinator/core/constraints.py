@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gpumarket.protocol.compatibility import (
+    DEVICE_RULES,
+    DeviceRule,
+    Misfit,
+    find_architecture_misfit,
+)
 from gpumarket.protocol.gpu import Device, normalize_model
 from gpumarket.protocol.ids import ZERO_ADDRESS, Address
 from gpumarket.protocol.job import JobSpec
@@ -58,6 +64,8 @@ class Gap:
 
     key: int
     have: str
+    change: str = ""
+    """What would let it in, where that is not plain from what it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +92,7 @@ def _keep_model(demand: Demand, candidate: Candidate, devices: Devices) -> Devic
     need = demand.spec.resources.devices
     models = {normalize_model(model) for model in need.models}
     kept = tuple(
-        device
-        for device in devices
-        if (device.vendor == need.vendor or (need.vendor == "any" and device.vendor != "cpu"))
-        and (not models or normalize_model(device.model) in models)
+        device for device in devices if not models or normalize_model(device.model) in models
     )
     return kept or None
 
@@ -106,16 +111,17 @@ def _keep_count(demand: Demand, candidate: Candidate, devices: Devices) -> Devic
     )
 
 
-def _keep_capability(demand: Demand, candidate: Candidate, devices: Devices) -> Devices | None:
-    need = demand.spec.resources.devices
-    kept = tuple(
-        device
-        for device in devices
-        if device.compute_capability >= need.compute_capability_min and device.cuda >= need.cuda_min
-    )
-    # Too few devices to begin with is the fall of `count`, not of this.
-    wanted = min(need.count, _count_usable(demand, devices))
-    return kept if _count_usable(demand, kept) >= wanted else None
+def _keep_fitting(
+    rule: DeviceRule,
+) -> Callable[[Demand, Candidate, Devices], Devices | None]:
+    def keep(demand: Demand, candidate: Candidate, devices: Devices) -> Devices | None:
+        need = demand.spec.resources.devices
+        kept = tuple(device for device in devices if rule.fits(device, need))
+        # Too few devices to begin with is the fall of `count`, not of this.
+        wanted = min(need.count, _count_usable(demand, devices))
+        return kept if kept and _count_usable(demand, kept) >= wanted else None
+
+    return keep
 
 
 def _count_usable(demand: Demand, devices: Devices) -> int:
@@ -174,12 +180,34 @@ def _find_count_gap(demand: Demand, candidate: Candidate, devices: Devices) -> G
     return Gap(key=-count, have=str(count)) if count else None
 
 
-def _find_capability_gap(demand: Demand, candidate: Candidate, devices: Devices) -> Gap | None:
-    need = demand.spec.resources.devices
-    versions = sorted(((d.compute_capability, d.cuda) for d in devices), reverse=True)
-    (major, minor), cuda = versions[need.count - 1]
-    have = f"{major}.{minor}" + (_describe_cuda(cuda) if need.cuda_min != (0, 0) else "")
-    return Gap(key=-(major * 1_000 + minor), have=have)
+def _find_fitting_gap(
+    rule: DeviceRule,
+) -> Callable[[Demand, Candidate, Devices], Gap | None]:
+    def find(demand: Demand, candidate: Candidate, devices: Devices) -> Gap | None:
+        need = demand.spec.resources.devices
+        nearest = sorted((rule.key(device), index) for index, device in enumerate(devices))
+        if not need.count or len(nearest) < need.count:
+            return None
+        key, index = nearest[need.count - 1]
+        device = devices[index]
+        return Gap(key=key, have=rule.have(device), change=rule.change(device, need))
+
+    return find
+
+
+def _has_architecture(demand: Demand, candidate: Candidate) -> bool:
+    return _find_architecture_misfit(demand, candidate) is None
+
+
+def _find_architecture_gap(demand: Demand, candidate: Candidate, devices: Devices) -> Gap | None:
+    misfit = _find_architecture_misfit(demand, candidate)
+    return None if misfit is None else Gap(key=0, have=misfit.have, change=misfit.change)
+
+
+def _find_architecture_misfit(demand: Demand, candidate: Candidate) -> Misfit | None:
+    machine = candidate.offer.machine
+    need = demand.spec.resources.architecture or ""
+    return find_architecture_misfit(need, machine.architecture if machine else "")
 
 
 # ---- machine, money, place, trust ----------------------------------------------------------
@@ -245,18 +273,7 @@ def _on_provider(
 
 
 def _describe_model(demand: Demand) -> str:
-    need = demand.spec.resources.devices
-    return "/".join(need.models) or need.vendor
-
-
-def _describe_capability(demand: Demand) -> str:
-    need = demand.spec.resources.devices
-    text = "{}.{}".format(*need.compute_capability_min)
-    return text + (_describe_cuda(need.cuda_min) if need.cuda_min != (0, 0) else "")
-
-
-def _describe_cuda(version: tuple[int, int]) -> str:
-    return " and CUDA {}.{}".format(*version)
+    return "/".join(demand.spec.resources.devices.models) or "any"
 
 
 def _describe_machine(demand: Demand) -> str:
@@ -267,7 +284,18 @@ def _describe_machine(demand: Demand) -> str:
     )
 
 
+def _make_device_constraint(rule: DeviceRule) -> Constraint:
+    return Constraint(
+        name=rule.name,
+        is_about_devices=True,
+        keep=_for_devices(_keep_fitting(rule)),
+        need=lambda demand: rule.need(demand.spec.resources.devices),
+        gap=_find_fitting_gap(rule),
+    )
+
+
 CONSTRAINTS: tuple[Constraint, ...] = (
+    _make_device_constraint(DEVICE_RULES[0]),
     Constraint(
         name="model",
         is_about_devices=True,
@@ -289,12 +317,12 @@ CONSTRAINTS: tuple[Constraint, ...] = (
         need=lambda demand: str(demand.spec.resources.devices.count),
         gap=_find_count_gap,
     ),
+    *map(_make_device_constraint, DEVICE_RULES[1:]),
     Constraint(
-        name="compute_capability",
-        is_about_devices=True,
-        keep=_for_devices(_keep_capability),
-        need=_describe_capability,
-        gap=_find_capability_gap,
+        name="architecture",
+        keep=_on_provider(_has_architecture),
+        need=lambda demand: demand.spec.resources.architecture or "any",
+        gap=_find_architecture_gap,
     ),
     Constraint(name="hardware", keep=_keep_proven, need=lambda demand: "challenge passed"),
     Constraint(name="machine", keep=_on_provider(_has_machine), need=_describe_machine),

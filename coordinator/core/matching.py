@@ -43,9 +43,12 @@ class Relaxation(msgspec.Struct, frozen=True, kw_only=True):
     have: str
     offers: int
     """How many providers fit then."""
+    change: str = ""
+    """How to get there, where it is not plain."""
 
     def __str__(self) -> str:
-        return f"{self.constraint} {self.need} -> {self.have} gives {self.offers} offers"
+        how = f" (with {self.change})" if self.change else ""
+        return f"{self.constraint} {self.need} -> {self.have} gives {self.offers} offers{how}"
 
 
 class Funnel(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,4 +171,5 @@ def _make_relaxation(constraint: Constraint, demand: Demand, gaps: list[Gap]) ->
         need=constraint.describe(demand),
         have=nearest.have,
         offers=offers,
+        change=nearest.change,
     )

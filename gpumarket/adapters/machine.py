@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from gpumarket.adapters.bandwidth import find_measured
 from gpumarket.adapters.fabric import read_fabric
 from gpumarket.config import ProviderSettings
+from gpumarket.protocol.compatibility import name_architecture
 from gpumarket.protocol.machine import Machine
 
 
 def read_machine(settings: ProviderSettings, data_dir: Path, *, root: Path = Path("/")) -> Machine:
     """Describe the machine whose file system is at `root`."""
     return Machine(
+        architecture=name_architecture(platform.machine()),
         fabric=read_fabric(root),
         measured=find_measured(data_dir),
         region_source=settings.region_source,

@@ -27,6 +27,7 @@ from gpumarket.client.connection import Connection, find_connection
 from gpumarket.client.ordering import (
     Market,
     Plan,
+    check_feasible,
     check_network,
     estimate_checks,
     make_order,
@@ -228,8 +229,12 @@ class AsyncClient:
         """
         Upload what the coordinator lacks, sign the order and send it; return the new job.
 
-        Raises `CoordinatorRefused` with the reason: GM-3011 escrow, GM-4021 no provider, ….
+        Raises `InvalidInput` GM-4021 before anything is signed where the plan says that nobody
+        can run the job and it shall not wait; `CoordinatorRefused` with the reason: GM-3011 escrow,
+        GM-4021 no provider, ….
         """
+        if not wait_for_capacity_s:
+            check_feasible(plan)
         order = make_order(plan, requester=signer.address, now=Timestamp(int(time.time())))
         signed = sign_order(order, key=signer.key, domain=plan.market.domain)
         left_out = []

@@ -25,6 +25,7 @@ SETTLE_SECONDS: Final = 86_400
 """Time for checks and settlement after the last task could have ended."""
 EXPIRY_SECONDS: Final = 7 * 86_400
 """From `settle_by` to the end of the order: time to settle by other means."""
+HINTS_MAX: Final = 5
 LIFETIME_SECONDS_MAX: Final = 90 * 86_400
 CLOCK_SECONDS: Final = 60
 """How far our clock may be ahead of a provider's, which refuses an order that ends too late."""
@@ -130,6 +131,27 @@ def check_network(market: Market, *, chain_id: int | None, contract: str) -> Non
             hints=("gpumarket config show --origin",),
             fault="requester",
         )
+
+
+def check_feasible(plan: Plan) -> None:
+    """Raise `InvalidInput` GM-4021 where nobody online can run the job, with what would help."""
+    if plan.is_feasible:
+        return
+    funnel = [each for each in plan.quote.get("funnel") or () if isinstance(each, Mapping)]
+    falls = [
+        f"{each.get('fell')} at {each.get('stage')} {each.get('need', '')}".rstrip()
+        for each in funnel
+        if each.get("fell")
+    ]
+    changes = [each for each in plan.quote.get("relaxations") or () if isinstance(each, Mapping)]
+    raise InvalidInput(
+        "no provider can run this job now",
+        code="GM-4021",
+        why=", ".join(falls)[:500] or "nobody is online",
+        money="nothing was signed or locked",
+        hints=tuple(str(each.get("text", ""))[:300] for each in changes[:HINTS_MAX]),
+        fault="network",
+    )
 
 
 def estimate_checks(policy: VerifyPolicy, units: int, *, providers: int, budget: Amount) -> int:

@@ -24,6 +24,7 @@ from gpumarket.protocol.car import encode_car
 from gpumarket.protocol.cids import ContentId, format_cid
 from gpumarket.protocol.errors import ContentError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import Cid
+from gpumarket.protocol.image_needs import ImageNeeds, decode_image_needs_untrusted
 from gpumarket.protocol.unixfs import DEPTH_MAX, Block, Entry, FileBuilder, build_directory
 
 READ_BYTES: Final = 2**20
@@ -219,9 +220,9 @@ def _translate_os_errors(path: Path) -> Iterator[None]:
 # ---- images --------------------------------------------------------------------------------
 
 
-def read_image_digest(path: Path, *, expected: str = "") -> str:
+def read_image(path: Path, *, expected: str = "") -> tuple[str, ImageNeeds]:
     """
-    Check a docker-archive and return the digest of its image, `sha256:…`.
+    Check a docker-archive; return the digest of its image, `sha256:…`, and what the image needs.
 
     Raises `InvalidInput` GM-5203 where it is not the `expected` one or not the one that
     `image.json` beside it names, and GM-5204 for an archive that providers would refuse.
@@ -229,7 +230,8 @@ def read_image_digest(path: Path, *, expected: str = "") -> str:
     from gpumarket.adapters.images import decode_image_archive_untrusted
 
     with _translate_os_errors(path):
-        digest = _read_config_digest(path)
+        config = _read_config(path)
+        digest = hashlib.sha256(config).hexdigest()
         named = expected or _read_record(path.parent / DIGEST_RECORD)
         if named and named != f"sha256:{digest}":
             raise InvalidInput(
@@ -242,6 +244,7 @@ def read_image_digest(path: Path, *, expected: str = "") -> str:
             )
         try:
             decode_image_archive_untrusted(path, digest)
+            needs = decode_image_needs_untrusted(config)
         except RemoteProtocolError as error:
             raise InvalidInput(
                 f"{path.name} is not an archive that providers take",
@@ -251,15 +254,15 @@ def read_image_digest(path: Path, *, expected: str = "") -> str:
                 hints=("docker save IMAGE -o image.tar",),
                 fault="requester",
             ) from error
-    return f"sha256:{digest}"
+    return f"sha256:{digest}", needs
 
 
-def _read_config_digest(path: Path) -> str:
+def _read_config(path: Path) -> bytes:
     try:
         with tarfile.open(path, "r:") as archive:
             manifest = _read_member(archive, "manifest.json")
             config_name = json.loads(manifest)[0]["Config"]
-            config = _read_member(archive, config_name)
+            return _read_member(archive, config_name)
     except (tarfile.TarError, KeyError, ValueError, IndexError, TypeError) as error:
         raise InvalidInput(
             f"{path.name} is not a docker-archive",
@@ -267,7 +270,6 @@ def _read_config_digest(path: Path) -> str:
             why=str(error)[:200],
             hints=("docker save IMAGE -o image.tar",),
         ) from error
-    return hashlib.sha256(config).hexdigest()
 
 
 def _read_member(archive: tarfile.TarFile, name: str) -> bytes:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from gpumarket.client.packing import Packed, pack, read_image_digest
+from gpumarket.client.packing import Packed, pack, read_image
 from gpumarket.jobfile import InvalidJobFile, JobFile
 from gpumarket.protocol.cids import Codec, ContentId, format_cid, is_block_of, parse_cid
 from gpumarket.protocol.errors import ContentError, InvalidInput
@@ -104,10 +104,10 @@ async def _prepare_image(
     named = job.document.get("image_digest", "")
     if source.startswith(FILE_SCHEME):
         path = _locate(job, source)
-        digest = await asyncio.to_thread(read_image_digest, path, expected=named)
+        digest, needs = await asyncio.to_thread(read_image, path, expected=named)
         image = await asyncio.to_thread(pack, path)
         packed.append(image)
-        return ImageContent(image.cid, image.file_bytes, digest)
+        return ImageContent(image.cid, image.file_bytes, digest, needs)
     cid = _parse_source(source)
     stat = await stat_content(cid, fetch_block)
     return ImageContent(stat.cid, stat.size_bytes, named)

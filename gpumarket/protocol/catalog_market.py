@@ -82,6 +82,10 @@ docker save IMAGE -o image.tar    and write  image: file:image.tar""",
 the image has no digest
 The order signs the exact image, so its digest must be known before signing.
 add  image_digest: sha256:...""",
+    """GM-1132 400 INVALID_FILE requester final
+image and job ask for different hardware
+An image for CUDA runs on no AMD device, nor one for ROCm on NVIDIA's.
+ask for the vendor that the image is built for, or take another image""",
     """GM-1140 400 INVALID_FILE requester final
 not supported yet
 The format has this field, this release does not carry it out; it is refused, not ignored.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gpumarket.protocol.codec import compute_content_hash
 from gpumarket.protocol.comparison import BytesRule, Comparison, DecimalText, ProgramRule
@@ -72,6 +72,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     memory_bytes: U64 = 2 * 10**9
     disk_bytes: U64 = 10**9
     shm_bytes: U64 = 64 * 10**6
+    architecture: ShortText | UnsetType = UNSET
+    """Of the image, like `amd64`; left out where it is not known: older jobs keep their hashes."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -44,6 +44,8 @@ class Machine(
 ):
     """What an offer says of its machine; a claim like all of it."""
 
+    architecture: ShortText = ""
+    """Of the processor, as images name it: `amd64` or `arm64`."""
     fabric: Annotated[tuple[FabricPort, ...], Meta(max_length=PORTS_MAX)] = ()
     measured: Measured | None = None
     region_source: ShortText = ""

@@ -11,6 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gpumarket.protocol.compatibility import (
+    DEVICE_RULES,
+    Misfit,
+    find_architecture_misfit,
+    find_device_misfit,
+)
 from gpumarket.protocol.errors import InvalidInput, RemoteProtocolError
 from gpumarket.protocol.gpu import Device, DeviceNeed, normalize_model
 from gpumarket.protocol.ids import ZERO_ADDRESS, Hash32, format_hex
@@ -75,11 +81,9 @@ def find_fitting_devices(devices: Sequence[Device], need: DeviceNeed) -> tuple[i
     return tuple(
         index
         for index, device in enumerate(devices)
-        if need.vendor in ("any", device.vendor)
-        and (not models or normalize_model(device.model) in models)
+        if (not models or normalize_model(device.model) in models)
         and need.vram_bytes_min <= device.vram_bytes <= need.vram_bytes_max
-        and device.compute_capability >= need.compute_capability_min
-        and device.cuda >= need.cuda_min
+        and all(rule.fits(device, need) for rule in DEVICE_RULES)
     )
 
 
@@ -135,6 +139,7 @@ def _check_terms(lease: LeaseOffer, terms: Terms, *, now: Timestamp) -> Refused 
         lambda: _check_price(lease, terms),
         lambda: _check_place(lease.job, terms),
         lambda: _check_size(lease.job, terms),
+        lambda: _check_architecture(lease.job, terms),
         lambda: _check_devices(lease.job.resources.devices, terms),
     )
     return next((refused for rule in rules if (refused := rule()) is not None), None)
@@ -206,10 +211,23 @@ def _check_size(job: JobSpec, terms: Terms) -> Refused | None:
     return None
 
 
+def _check_architecture(job: JobSpec, terms: Terms) -> Refused | None:
+    have = terms.machine.architecture if terms.machine else ""
+    misfit = find_architecture_misfit(job.resources.architecture or "", have)
+    return None if misfit is None else _refuse_misfit(misfit)
+
+
+def _refuse_misfit(misfit: Misfit) -> Refused:
+    return Refused(misfit.rule, misfit.need[:200], f"{misfit.have}; try {misfit.change}"[:200])
+
+
 def _check_devices(need: DeviceNeed, terms: Terms) -> Refused | None:
     fitting = find_fitting_devices(terms.devices, need)
     if len(fitting) >= need.count:
         return None
+    misfit = find_device_misfit(terms.devices, need)
+    if misfit is not None:
+        return _refuse_misfit(misfit)
     return Refused("devices", describe_need(need), ", ".join(_describe(terms.devices))[:200])
 
 

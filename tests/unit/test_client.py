@@ -19,7 +19,7 @@ from gpumarket.client.ordering import (
     make_order,
     share_budget,
 )
-from gpumarket.client.packing import iterate_car, pack, read_image_digest
+from gpumarket.client.packing import iterate_car, pack, read_image
 from gpumarket.client.wallet import Signer, find_account, open_account
 from gpumarket.jobfile import InvalidJobFile
 from gpumarket.protocol.car import decode_car_untrusted
@@ -111,13 +111,13 @@ def test_a_changed_image_archive_is_refused(job_path: Path) -> None:
     data[data.index(b"hello")] ^= 1
     archive.write_bytes(data)
     with pytest.raises(InvalidInput) as caught:
-        read_image_digest(archive)
+        read_image(archive)
     assert caught.value.code == "GM-5203"
 
 
 def test_a_file_that_is_no_image_is_refused(job_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_image_digest(job_path)
+        read_image(job_path)
     assert caught.value.code == "GM-5204"
 
 

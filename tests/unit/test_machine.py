@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coordinator.api.views import show_provider
 from gpumarket.adapters.amd import read_amd
 from gpumarket.adapters.bandwidth import find_measured, keep_measured, measure
 from gpumarket.adapters.detection import Detection
@@ -20,6 +22,7 @@ from gpumarket.adapters.machine import read_machine
 from gpumarket.adapters.sysfs import find_bus_level
 from gpumarket.config import ProviderConfig, load_config
 from gpumarket.protocol.codec import decode_document_untrusted, encode_document
+from gpumarket.protocol.compatibility import name_architecture
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import Device, DeviceFacts, list_engine_names
 from gpumarket.protocol.hardware import GPU_CLASS, find_class
@@ -37,6 +40,7 @@ from gpumarket.protocol.topology import (
     place_devices,
 )
 from gpumarket.testing.factories import NOW, make_device, make_offer
+from tests.coordinator_market import Market
 from tests.native.amd_machine import add_card, lay_out_fabric, lay_out_server, write
 
 EXAMPLE = Path(__file__).parents[2] / "examples/accelerator"
@@ -355,6 +359,19 @@ def test_a_full_offer_travels_and_fits_into_a_message() -> None:
     assert offer.machine.carbon_grams_per_kwh == 0
 
 
+def test_a_market_shows_what_offers_say_of_machines() -> None:
+    market = Market()
+    facts = DeviceFacts(link_kind="nvlink", links=4, island=1)
+    fabric = (FabricPort(name="mlx5_0/1", kind="roce", megabits_per_second=25_000),)
+    told = {"devices": (make_device(facts=facts),), "machine": Machine(fabric=fabric)}
+    market.join("provider-1", offer=told)
+    market.join("provider-2")
+    full, plain = (show_provider(market.state, each) for each in market.state.providers.values())
+    assert full["devices"][0]["facts"] == {"link_kind": "nvlink", "links": 4, "island": 1}
+    assert full["machine"]["fabric"][0]["megabits_per_second"] == 25_000
+    assert (plain["devices"][0]["facts"], plain["machine"]) == ({}, {})
+
+
 SETTINGS = """
 [role]
 data_dir = "data"
@@ -381,6 +398,7 @@ def test_settings_of_place_and_carbon_name_their_source(tmp_path: Path) -> None:
     measured = Measured(measured_at=NOW, disk_read=5)
     keep_measured(tmp_path, measured)
     assert read_machine(settings, tmp_path, root=lay_out_fabric(tmp_path)) == Machine(
+        architecture=name_architecture(platform.machine()),
         fabric=read_fabric(tmp_path),
         measured=measured,
         region_source="the lease of the hall",

@@ -499,14 +499,15 @@ def bad_leases() -> Iterator[Any]:
     yield case("cpus", with_job(resources=make_resources(cpus=17)))
     yield case("disk", with_job(resources=make_resources(disk_bytes=2 * 10**12)))
     yield case("disk", good, disk=1_000)
-    for need in (
-        DeviceNeed(count=3),
-        DeviceNeed(count=1, vendor="amd"),
-        DeviceNeed(count=1, models=("H100",)),
-        DeviceNeed(count=1, vram_bytes_min=10**12),
-        DeviceNeed(count=1, cuda_min=(99, 0)),
+    for code, need in (
+        ("devices", DeviceNeed(count=3)),
+        ("vendor", DeviceNeed(count=1, vendor="amd")),
+        ("devices", DeviceNeed(count=1, models=("H100",))),
+        ("devices", DeviceNeed(count=1, vram_bytes_min=10**12)),
+        ("cuda", DeviceNeed(count=1, cuda_min=(99, 0))),
     ):
-        yield case("devices", with_job(resources=make_resources(devices=need)))
+        yield case(code, with_job(resources=make_resources(devices=need)))
+    yield case("architecture", with_job(resources=make_resources(architecture="arm64")))
 
 
 @pytest.mark.parametrize(("code", "lease", "how"), list(bad_leases()))
