@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec import UnsetType
+
 from coordinator.api.answers import show_money, show_time
 from coordinator.core.batching import list_posted
 from coordinator.core.canaries import is_due, make_reveal
@@ -238,9 +241,11 @@ def show_provider(state: State, provider: Provider) -> Json:
                 "model": device.model,
                 "vram_bytes": device.vram_bytes,
                 "simulated": device.simulated,
+                "facts": show_claims(device.facts),
             }
             for device in offer.devices
         ],
+        "machine": show_claims(offer.machine),
         "slots": offer.slots,
         "free_slots": max(0, offer.slots - len(provider.lease_ids)),
         "cpus": offer.cpus,
@@ -253,6 +258,12 @@ def show_provider(state: State, provider: Provider) -> Json:
         "expires_at": show_time(offer.expires_at),
         "hardware": show_reason(describe_hardware(state, provider)),
     }
+
+
+def show_claims(claims: msgspec.Struct | UnsetType) -> Json:
+    """Show what an offer says beside what orders ask for; what it leaves out is not known."""
+    shown: Json = {} if isinstance(claims, UnsetType) else msgspec.to_builtins(claims)
+    return shown
 
 
 def show_verifier(state: State, verifier: Verifier) -> Json:
