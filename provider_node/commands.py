@@ -27,7 +27,6 @@ from gpumarket.cli.output import (
 from gpumarket.config import ProviderConfig, RoleSettings, load_config
 from gpumarket.protocol.errors import GpuMarketError, InvalidInput, RemoteProtocolError
 from gpumarket.protocol.ids import format_hex, format_short, make_job_id, parse_address
-from gpumarket.protocol.machine import Machine
 from gpumarket.protocol.topology import find_nearness
 from gpumarket.protocol.units import format_size
 from provider_node.api import URL_FILE
@@ -207,9 +206,8 @@ def measure_machine(config: Path | None, *, seconds: float, root: Path) -> dict[
     """Detect and measure; where there is a configuration, keep what was measured for its node."""
     from gpumarket.adapters.bandwidth import keep_measured, measure
     from gpumarket.adapters.clock import SystemClock
-    from gpumarket.adapters.fabric import read_fabric
     from gpumarket.adapters.gpus import detect, measure_memory_bytes, read_processor
-    from gpumarket.adapters.machine import read_machine
+    from gpumarket.adapters.machine import inspect_machine, read_machine
 
     settings = None if config is None else load_config(config, ProviderConfig)
     folder = Path(settings.role.data_dir) if settings else Path.cwd()
@@ -222,7 +220,7 @@ def measure_machine(config: Path | None, *, seconds: float, root: Path) -> dict[
         keep_measured(folder, measured)
         machine = read_machine(settings.provider, folder, root=root)
     else:
-        machine = Machine(fabric=read_fabric(root), measured=measured)
+        machine = msgspec.structs.replace(inspect_machine(root), measured=measured)
     return {
         "processor": msgspec.to_builtins(asdict(processor))
         | {"memory_bytes": measure_memory_bytes()},

@@ -197,3 +197,12 @@ def test_doctor_warns_of_what_cannot_be_sold_and_of_what_is_slow(
         if "device" in each["text"].lower()
     ]
     assert devices == [("ok", ""), ("ok", ""), ("warn", "GM-2144"), ("warn", "GM-2141")]
+
+
+def test_the_bench_says_what_it_does_not_keep(driver: Path, tmp_path: Path) -> None:
+    data = read(driver, "one", tmp_path)
+    assert not data["is_kept"]
+    assert data["machine"]["architecture"]
+    assert set(data["machine"]["measured"]) == {
+        *("measured_at", "memory_copy", "disk_write", "disk_read"),
+    }
