@@ -15,10 +15,13 @@ from eth_abi.exceptions import DecodingError
 from web3 import Web3
 from web3.exceptions import ContractCustomError, ContractLogicError, Web3Exception
 
+from gpumarket.adapters.recursion import restore_recursion_limit
 from gpumarket.adapters.refusals import explain_refusal
 from gpumarket.protocol.errors import BrokenPrecondition, ChainError
 from gpumarket.protocol.ids import format_hex
 from gpumarket.protocol.signing import keccak256
+
+restore_recursion_limit()
 
 TEXT_MAX = 300
 """Characters of a stranger's text that we repeat."""

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 
+from gpumarket.adapters.recursion import restore_recursion_limit
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.ids import Address, Hash32
 from gpumarket.protocol.signing import PrivateKey
+
+restore_recursion_limit()
 
 KEYSTORE_NAME = "operator.json"
 SCRYPT_N = 2**18
