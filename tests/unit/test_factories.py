@@ -11,7 +11,7 @@ from gpumarket.testing import factories
 
 VALUES = (
     "image input output resources spec order device offer card lease_offer reason result receipt "
-    "provider_root own_result seal opening evidence attestation"
+    "provider_root own_result seal opening evidence attestation usage"
 ).split()
 
 
