@@ -229,7 +229,7 @@ class AsyncClient:
         """
         Upload what the coordinator lacks, sign the order and send it; return the new job.
 
-        Raises `InvalidInput` GM-4021 before anything is signed where the plan says that nobody
+        Raises `NobodyFits` GM-4021 before anything is signed where the plan says that nobody
         can run the job and it shall not wait; `CoordinatorRefused` with the reason: GM-3011 escrow,
         GM-4021 no provider, ….
         """

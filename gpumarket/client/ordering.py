@@ -133,8 +133,15 @@ def check_network(market: Market, *, chain_id: int | None, contract: str) -> Non
         )
 
 
+class NobodyFits(InvalidInput):
+    """Nobody online can run the job; `problem` holds the market's funnel, as a refusal's does."""
+
+    default_code = "GM-4021"
+    problem: Mapping[str, Any] = {}
+
+
 def check_feasible(plan: Plan) -> None:
-    """Raise `InvalidInput` GM-4021 where nobody online can run the job, with what would help."""
+    """Raise `NobodyFits` where nobody online can run the job, with what would help."""
     if plan.is_feasible:
         return
     funnel = [each for each in plan.quote.get("funnel") or () if isinstance(each, Mapping)]
@@ -144,14 +151,15 @@ def check_feasible(plan: Plan) -> None:
         if each.get("fell")
     ]
     changes = [each for each in plan.quote.get("relaxations") or () if isinstance(each, Mapping)]
-    raise InvalidInput(
+    error = NobodyFits(
         "no provider can run this job now",
-        code="GM-4021",
         why=", ".join(falls)[:500] or "nobody is online",
-        money="nothing was signed or locked",
+        money="nothing was signed, charged or locked",
         hints=tuple(str(each.get("text", ""))[:300] for each in changes[:HINTS_MAX]),
         fault="network",
     )
+    error.problem = {"funnel": funnel}
+    raise error
 
 
 def estimate_checks(policy: VerifyPolicy, units: int, *, providers: int, budget: Amount) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.core.constraints import Candidate, Demand
 from coordinator.core.matching import explain
+from gpumarket.cli.output import describe_error
 from gpumarket.client.ordering import Market, Plan, Prices, check_feasible
 from gpumarket.protocol.compatibility import (
     CUDA_DRIVERS,
@@ -420,5 +421,6 @@ def test_nothing_is_signed_for_a_job_that_nobody_can_run() -> None:
         check_feasible(make_plan(quote))
     error = caught.value
     assert (error.code, error.why) == ("GM-4021", "2 at cuda CUDA 12.8")
-    assert error.money == "nothing was signed or locked"
+    assert error.money == "nothing was signed, charged or locked"
+    assert describe_error(error)["funnel"] == quote["funnel"]
     assert error.hints == ("cuda CUDA 12.8 -> CUDA 12.4 gives 2 offers",)
