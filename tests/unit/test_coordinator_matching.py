@@ -179,8 +179,10 @@ def test_a_device_count_and_a_capability_can_be_relaxed():
     ]
     newer = make_demand(need=DeviceNeed(count=1, compute_capability_min=(9, 0)))
     assert [str(r) for r in explain(newer, [make_candidate()]).relaxations] == [
-        "compute_capability 9.0 -> 8.9 gives 1 offers "
-        "(with a program built for compute capability 8.9)"
+        (
+            "compute_capability 9.0 -> 8.9 gives 1 offers "
+            "(with a program built for compute capability 8.9)"
+        )
     ]
 
 
