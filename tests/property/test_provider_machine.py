@@ -13,7 +13,7 @@ from gpumarket.protocol import messages
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.ids import Hash32
 from gpumarket.protocol.lease import LeaseOffer
-from gpumarket.protocol.signing import Domain, Signed
+from gpumarket.protocol.signing import Signed
 from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.factories import (
     DOMAIN,
@@ -35,30 +35,13 @@ from provider_node.core import effects, events
 from provider_node.core.decide import Provider
 from provider_node.core.hours import SECONDS_PER_HOUR
 from provider_node.core.state import ACTIVE, ENDED, NEXT, Funds, Phase, check_state
-from provider_node.core.terms import Terms
+from tests.provider_terms import make_terms
 
 UNITS = 4
 ATTEMPTS = 2
 SLOTS = 2
+DEVICES = (make_device(),) * 4
 COORDINATOR = make_address("coordinator")
-
-
-def make_terms(slots: int) -> Terms:
-    return Terms(
-        provider=make_address("provider-1"),
-        domain=Domain(chain_id=DOMAIN.chain_id, contract=DOMAIN.contract),
-        devices=(make_device(), make_device(), make_device(), make_device()),
-        slots=slots,
-        cpus=16,
-        memory_bytes=64 * 10**9,
-        disk_bytes=10**12,
-        region="SE",
-        isolation="runc",
-        repro_class=make_hash("class"),
-        price_per_device_hour=Amount(400_000),
-        order_lifetime_seconds=7 * 86_400,
-        bond_min=Amount(100),
-    )
 
 
 def make_leases() -> list[LeaseOffer]:
@@ -86,7 +69,7 @@ class Market(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = Timestamp(NOW)
-        self.terms = make_terms(SLOTS)
+        self.terms = make_terms(devices=DEVICES, slots=SLOTS)
         self.state = Provider(terms=self.terms)
         self.outstanding: list[Any] = []
         self.journal: list[bytes] = []
@@ -279,7 +262,9 @@ class Market(RuleBasedStateMachine):
         assert again == self.state
         self.state = again
         self.outstanding.clear()
-        self.post(events.ProcessStarted(at=self.now, terms=make_terms(slots)))
+        self.post(
+            events.ProcessStarted(at=self.now, terms=make_terms(devices=DEVICES, slots=slots))
+        )
 
     @invariant()
     def no_more_run_than_there_are_slots(self) -> None:

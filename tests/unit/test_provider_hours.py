@@ -8,7 +8,6 @@ import pytest
 from gpumarket.protocol import messages
 from gpumarket.protocol.gpu import DeviceNeed
 from gpumarket.protocol.lease import LeaseOffer
-from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.factories import (
     DOMAIN,
@@ -43,27 +42,13 @@ from provider_node.core.events import (
     UnitRan,
 )
 from provider_node.core.hours import CHECKING, FAILED, IDLE, OFFLINE, PAID, UNPAID
-from provider_node.core.terms import Terms
+from tests.provider_terms import make_terms
 
 COORDINATOR = make_address("coordinator")
 
 
 def make_state() -> Provider:
-    terms = Terms(
-        provider=make_address("provider-1"),
-        domain=Domain(chain_id=DOMAIN.chain_id, contract=DOMAIN.contract),
-        devices=(make_device(), make_device()),
-        slots=2,
-        cpus=16,
-        memory_bytes=64 * 10**9,
-        disk_bytes=10**12,
-        region="SE",
-        isolation="runc",
-        repro_class=make_hash("class"),
-        price_per_device_hour=Amount(400_000),
-        order_lifetime_seconds=7 * 86_400,
-        bond_min=Amount(100),
-    )
+    terms = make_terms(devices=(make_device(),) * 2, slots=2)
     state = Provider(terms=terms)
     decide(state, ProcessStarted(at=NOW, terms=terms))
     return state

@@ -18,7 +18,6 @@ from gpumarket.protocol.training import (
 from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.chains import make_facts, make_plan, make_states
 from gpumarket.testing.factories import (
-    DOMAIN,
     NOW,
     make_address,
     make_cid,
@@ -52,7 +51,7 @@ from provider_node.core.events import (
     UnitRan,
 )
 from provider_node.core.state import Phase, check_state
-from provider_node.core.terms import Terms
+from tests.provider_terms import make_terms
 
 PLAN = make_plan()
 LAST = count_segments(PLAN)
@@ -65,19 +64,10 @@ def decide(state: Provider, event: Any) -> list[Any]:
 
 
 def make_provider():
-    terms = Terms(
+    terms = make_terms(
         provider=ME,
-        domain=DOMAIN,
         devices=(make_device(device_id="GPU-0"),),
         slots=2,
-        cpus=16,
-        memory_bytes=64 * 10**9,
-        disk_bytes=10**12,
-        region="SE",
-        isolation="runc",
-        repro_class=make_hash("class"),
-        price_per_device_hour=Amount(400_000),
-        order_lifetime_seconds=7 * 86_400,
         bond_min=Amount(100_000_000),
     )
     state = Provider(terms=terms)

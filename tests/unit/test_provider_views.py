@@ -16,14 +16,11 @@ from click.testing import CliRunner, Result
 
 from gpumarket.protocol.errors import InvalidInput
 from gpumarket.protocol.gpu import DeviceNeed
-from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.units import Amount, Timestamp
 from gpumarket.testing.factories import (
-    DOMAIN,
     NOW,
     make_address,
     make_device,
-    make_hash,
     make_lease_offer,
     make_resources,
     make_spec,
@@ -58,27 +55,19 @@ from provider_node.core.hours import (
     HourLedger,
 )
 from provider_node.core.state import ACTIVE
-from provider_node.core.terms import Terms
 from provider_node.report import COLUMNS, HOURS_PAGE, format_report, make_report, render_hours
+from tests.provider_terms import make_terms
 
 COORDINATOR = make_address("coordinator")
 
 
 def make_busy_node() -> Provider:
     """A node with two slots: one task runs, one was declined for its price."""
-    terms = Terms(
-        provider=make_address("provider-1"),
-        domain=Domain(chain_id=DOMAIN.chain_id, contract=DOMAIN.contract),
+    terms = make_terms(
         devices=(make_device(simulated=True), make_device()),
         slots=2,
         cpus=8,
         memory_bytes=10**11,
-        disk_bytes=10**12,
-        region="SE",
-        isolation="runc",
-        repro_class=make_hash("class"),
-        price_per_device_hour=Amount(400_000),
-        order_lifetime_seconds=7 * 86_400,
         bond_min=Amount(1),
     )
     state = Provider(terms=terms)

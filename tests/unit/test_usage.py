@@ -15,12 +15,10 @@ from gpumarket.protocol.job import CheckpointPlan
 from gpumarket.protocol.proof_file import decode_proof_untrusted, encode_proof
 from gpumarket.protocol.proof_packing import pack_proof
 from gpumarket.protocol.receipt import Energy, UnitResult, Usage
-from gpumarket.protocol.signing import Domain
 from gpumarket.protocol.training import CheckpointFacts
-from gpumarket.protocol.units import Amount, Timestamp
+from gpumarket.protocol.units import Timestamp
 from gpumarket.testing.chains import make_plan
 from gpumarket.testing.factories import (
-    DOMAIN,
     NOW,
     change,
     make_address,
@@ -38,7 +36,7 @@ from provider_node.core.decide import Provider, decide
 from provider_node.core.effects import SignReceipt
 from provider_node.core.events import CheckpointStored, OutputStored, UnitPrepared, UnitRan
 from provider_node.core.state import Lease
-from provider_node.core.terms import Terms
+from tests.provider_terms import make_terms
 
 RESULT = make_result()
 OLD_HASH = "e04aef324afe5acbc1f5e1d7a664a628c0aa735ba7d2153347396242ebe26b8e"
@@ -126,21 +124,7 @@ def make_leased(*, devices: int = 1, plan: CheckpointPlan | None = None) -> tupl
     """A node that has just taken a lease on its devices and has it prepared."""
     resources = make_resources(devices=DeviceNeed(count=devices))
     offer = make_lease_offer(make_spec(resources=resources, checkpoint=plan))
-    terms = Terms(
-        provider=make_address("provider-1"),
-        domain=Domain(chain_id=DOMAIN.chain_id, contract=DOMAIN.contract),
-        devices=(make_device(),) * max(1, devices),
-        slots=1,
-        cpus=16,
-        memory_bytes=64 * 10**9,
-        disk_bytes=10**12,
-        region="SE",
-        isolation="runc",
-        repro_class=make_hash("class"),
-        price_per_device_hour=Amount(400_000),
-        order_lifetime_seconds=7 * 86_400,
-        bond_min=Amount(100),
-    )
+    terms = make_terms(devices=(make_device(),) * max(1, devices))
     state = Provider(terms=terms)
     lease = state.leases[offer.lease_id] = Lease(
         coordinator=make_address("coordinator"),
